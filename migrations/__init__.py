@@ -1,0 +1,1 @@
+"""Alembic's migrations; in the wheel this folder is the package tracker.migrations."""

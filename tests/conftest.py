@@ -1,0 +1,14 @@
+"""What every test can ask for, and what holds for all of them."""
+
+from no_skips import pytest_make_collect_report, pytest_runtest_makereport
+from postgres_server import postgres_url
+from standin.fixtures import powercap_tree, standin_library, standin_nvml
+
+__all__ = [
+    "postgres_url",
+    "powercap_tree",
+    "pytest_make_collect_report",
+    "pytest_runtest_makereport",
+    "standin_library",
+    "standin_nvml",
+]

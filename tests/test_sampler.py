@@ -1,0 +1,210 @@
+"""The sampler: when it reads, whom it tells, and what no sensor can do to it."""
+
+import random
+import threading
+from collections.abc import Sequence
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tracker.records import Device, Reading
+from tracker.sampler import MIN_SPACING_US, Grid, Sampler
+from tracker.sensors.protocol import Inventory
+
+S = 1_000_000
+
+
+def device(key: str) -> Device:
+    return Device(kind="gpu", key=key, name=key, sensor="fake", has_counter=True, has_power=True)
+
+
+class FakeSensor:
+    """Counts its calls; an event tells when it has been read for the n-th time."""
+
+    def __init__(self, name: str, *, fails: bool = False) -> None:
+        self.name = name
+        self.fails = fails
+        self.opened = 0
+        self.closed = 0
+        self.reads = 0
+        self.threads: set[int] = set()
+
+    def open(self) -> Inventory:
+        self.opened += 1
+        return Inventory(devices=(device(f"{self.name}-0"), device(f"{self.name}-1")))
+
+    def read(self, devices: Sequence[Device]) -> list[Reading]:
+        self.reads += 1
+        self.threads.add(threading.get_ident())
+        if self.fails:
+            raise RuntimeError("broken sensor")
+        return [Reading(self.reads, power_mw=1000, counter_uj=self.reads) for _ in devices]
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class Ear:
+    """A listener that keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.inventories: list[str] = []
+        self.heard: list[tuple[str, tuple[Reading, ...]]] = []
+
+    def found(self, sensor, inventory) -> None:
+        self.inventories.append(sensor.name)
+
+    def received(self, sensor, devices, readings) -> None:
+        self.heard.append((sensor.name, tuple(readings)))
+
+
+@given(
+    period_us=st.sampled_from([100_000, S, 7 * S]),
+    draws=st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=200),
+)
+def test_every_period_of_the_grid_is_read_once_and_never_within_50_ms(period_us, draws):
+    queue = iter(draws)
+    grid = Grid(5, period_us, lambda: next(queue))
+    instants = [5]
+
+    for _ in draws:
+        instants.append(grid.after(instants[-1]))
+
+    steps = [b - a for a, b in pairwise(instants)]
+    assert min(steps) >= MIN_SPACING_US
+    if period_us > 2 * MIN_SPACING_US:
+        indexes = [grid.index(t) for t in instants]
+        assert all(b - a in (1, 2) for a, b in pairwise(indexes))
+
+
+def test_instants_are_uniform_within_the_period():
+    grid = Grid(0, S, random.Random(1).random)
+    t_us, phases = 0, []
+
+    for _ in range(4000):
+        t_us = grid.after(t_us)
+        phases.append(t_us % S / S)
+
+    mean = sum(phases) / len(phases)
+    tenths = [sum(k / 10 <= p < (k + 1) / 10 for p in phases) for k in range(10)]
+    assert mean == pytest.approx(0.5, abs=0.02)
+    assert min(tenths) > 300 and max(tenths) < 500
+
+
+def test_periods_missed_in_a_stall_are_not_made_up_for():
+    grid = Grid(0, S, lambda: 0.5)
+
+    assert grid.after(10_200_000) == 11_500_000
+
+
+def test_a_listener_hears_every_sensor_it_wants_and_no_other():
+    sampler, ear = Sampler(), Ear()
+    one, two = FakeSensor("one"), FakeSensor("two")
+    other = Ear()
+
+    sampler.attach(ear, [(one, S)])
+    sampler.attach(other, [(two, S)])
+    assert sampler.read_now(5)
+    sampler.detach(ear)
+    sampler.detach(other)
+
+    assert ear.inventories == ["one"] and {name for name, _ in ear.heard} == {"one"}
+    assert other.inventories == ["two"] and {name for name, _ in other.heard} == {"two"}
+
+
+def test_sensors_are_opened_and_read_in_one_thread_that_ends_with_the_last_listener():
+    sampler, first, second = Sampler(), Ear(), Ear()
+    sensor = FakeSensor("shared")
+    before = threading.active_count()
+
+    sampler.attach(first, [(sensor, S)])
+    sampler.attach(second, [(sensor, S)])
+    assert sampler.read_now(5)
+    during = threading.active_count()
+    sampler.detach(first)
+    assert sampler.read_now(5)
+    sampler.detach(second)
+
+    assert during == before + 1
+    assert threading.active_count() == before
+    assert (sensor.opened, sensor.closed) == (1, 1)
+    assert len(sensor.threads) == 1 and threading.get_ident() not in sensor.threads
+
+
+def test_a_sampler_can_be_used_again_after_its_thread_has_ended():
+    sampler, sensor = Sampler(), FakeSensor("again")
+
+    for _ in range(3):
+        ear = Ear()
+        sampler.attach(ear, [(sensor, S)])
+        assert sampler.read_now(5)
+        sampler.detach(ear)
+        assert ear.heard
+
+    assert sensor.opened == sensor.closed == 3
+
+
+def test_a_sensor_that_raises_is_missing_and_harms_no_other(caplog):
+    sampler, ear = Sampler(), Ear()
+    broken, sound = FakeSensor("broken", fails=True), FakeSensor("sound")
+
+    sampler.attach(ear, [(broken, S), (sound, S)])
+    for _ in range(3):
+        assert sampler.read_now(5)
+    sampler.detach(ear)
+
+    of_broken = [reading for name, readings in ear.heard if name == "broken" for reading in readings]
+    assert of_broken and all(r.power_mw is None and r.counter_uj is None for r in of_broken)
+    assert all(r.power_mw == 1000 for name, readings in ear.heard if name == "sound" for r in readings)
+    assert sum("broken" in record.message for record in caplog.records) == 1
+
+
+def test_a_slow_sensor_is_read_in_its_own_period_only():
+    clock = [0]
+    sampler, ear = Sampler(clock_us=lambda: clock[0], uniform=lambda: 0.0), Ear()
+    fast, slow = FakeSensor("fast"), FakeSensor("slow")
+    sampler._sources = []
+    sampler.attach(ear, [(fast, 100_000), (slow, S)])
+    assert sampler.read_now(5)
+    sampler.detach(ear)
+
+    # The thread is gone: play its ticks by hand on the fake clock.
+    from tracker.sampler import _Source
+
+    for sensor in (fast, slow):
+        source = _Source(sensor, {id(ear): 100_000 if sensor is fast else S}, [ear], sensor.open())
+        sampler._sources.append(source)
+    fast.reads = slow.reads = 0
+    sampler._grid = Grid(0, 100_000, lambda: 0.0)
+    for tick in range(100):
+        clock[0] = tick * 100_000
+        sampler._tick(read_all=False)
+
+    assert (fast.reads, slow.reads) == (100, 10)
+
+
+def test_reading_does_not_touch_the_programs_random_state():
+    random.seed(7)
+    expected = [random.random() for _ in range(3)]
+    random.seed(7)
+    sampler, ear = Sampler(), Ear()
+
+    sampler.attach(ear, [(FakeSensor("s"), S)])
+    assert sampler.read_now(5)
+    sampler.detach(ear)
+
+    assert [random.random() for _ in range(3)] == expected
+
+
+def test_the_cost_of_sampling_is_known():
+    sampler, ear = Sampler(), Ear()
+    assert sampler.cost().latency_mean_s is None
+
+    sampler.attach(ear, [(FakeSensor("s"), S)])
+    assert sampler.read_now(5)
+    sampler.detach(ear)
+
+    cost = sampler.cost()
+    assert cost.readings >= 1 and cost.latency_max_s >= cost.latency_mean_s > 0

@@ -1,0 +1,48 @@
+"""Energy and emissions of GPU training runs: track them live, keep them, query them.
+
+    with tracker.track("finetune", zone="FR") as run: ...
+    tracker.runs(project="nlp"), tracker.get(run_id), tracker.compare(a, b)
+
+Importing this loads nothing heavy; each name is fetched when first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from tracker.errors import TrackerError
+    from tracker.records import Comparison, Run, Samples
+    from tracker.session.live import LiveRun
+    from tracker.session.past import compare, get, runs
+    from tracker.session.track import Track, track
+
+__version__ = "0.1.0.dev0"
+
+_HOMES: Final = {
+    "track": "tracker.session.track",
+    "Track": "tracker.session.track",
+    "LiveRun": "tracker.session.live",
+    "runs": "tracker.session.past",
+    "get": "tracker.session.past",
+    "compare": "tracker.session.past",
+    "Run": "tracker.records",
+    "Samples": "tracker.records",
+    "Comparison": "tracker.records",
+    "TrackerError": "tracker.errors",
+}
+
+__all__ = ["Comparison", "LiveRun", "Run", "Samples", "Track", "TrackerError", "compare", "get", "runs", "track"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tracker' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,628 @@
+"""From readings to energy: exact integers per interval between any instants, the same bits for any cut.
+
+One mechanism serves whole traces (`integrate`), a recorder that settles what it has (`Stream`) and fleets that
+join pieces in any order (`Piece`). A trace is settled from one clean cut to the next: a stamp where nothing before
+matters to what comes after, but for the power readings around it. That is any stamp of a device without a counter,
+and each stamp of one with a counter at which the counter has moved, once the next power reading is known.
+Where all is well a block is summed by a few passes over the columns; the rest goes through `counters.settle`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Self
+
+import numpy as np
+
+from tracker.counters import (
+    LONGEST_STRETCH,
+    SAFE_INT64,
+    UNEVEN,
+    Columns,
+    Exact,
+    Findings,
+    Rules,
+    Stamps,
+    are_apart,
+    columns_of,
+    is_overlong,
+    is_possible,
+    placed_twice_nj,
+    power_at_mw,
+    rules_of,
+    sample_findings,
+    settle,
+    stamps_of,
+    twice_energy_to_nj,
+)
+from tracker.units import MICROSECONDS_PER_S, TWICE_NANOJOULES_PER_MICROJOULE
+
+if TYPE_CHECKING:
+    from tracker.records import BoolColumn, IntColumn, Samples
+
+__all__ = [
+    "EdgeEnergy",
+    "Findings",
+    "Piece",
+    "Rules",
+    "Stream",
+    "integrate",
+    "rules_of",
+    "slot_edges",
+    "window_bias_bound",
+]
+
+SLOT_US: Final = 300 * MICROSECONDS_PER_S
+# Measured: smaller blocks fit L2, but pay numpy's price per call more often (benchmarks/hot_loop.py).
+BLOCK: Final = 131_072
+RUN: Final = 8 * BLOCK  # what edges ask for is worked out once for so many samples
+LONGEST_FAST_STEP_US: Final = 2**31 - 1  # its square fits int64
+NO_EDGES: Final = np.empty(0, np.int64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EdgeEnergy:
+    """Energy of one device in each of the k intervals between k + 1 instants.
+
+    Attributes:
+        edges_us: (k + 1,) increasing, in the samples' clock.
+        twice_energy_nj: (k,) of what is known.
+        covered_us: (k,) time whose energy is known.
+        max_power_mw: (k,) of the trace within covered time; without a power sensor, of counter cells of 0.1 s or
+            more. -1: unknown.
+        findings: what was seen on the way.
+    """
+
+    edges_us: IntColumn
+    twice_energy_nj: IntColumn
+    covered_us: IntColumn
+    max_power_mw: IntColumn
+    findings: Findings
+
+    @property
+    def total_twice_nj(self) -> int:
+        """All intervals together: a Python integer, as the sum may pass int64."""
+        return sum(self.twice_energy_nj.tolist())
+
+
+def integrate(samples: Samples, edges_us: Sequence[int] | IntColumn, rules: Rules) -> EdgeEnergy:
+    """Energy between instants, by the counter where it is sane, else by the trapezoid of power, else unknown.
+
+    Args:
+        samples: of one device and segment, in any order.
+        edges_us: (k + 1,) increasing; they may lie anywhere. What is before the first or after the last is left out.
+        rules: how readings are judged (`rules_of`).
+
+    Raises:
+        ValueError: the edges do not increase.
+        OverflowError: one interval holds more than int64 can (53 days of 1 kW): put an edge in between.
+
+    Source: DESIGN.md, section 4; knowledge/measurement.md, section 3.
+    """
+    edges = _edges(edges_us)
+    columns = columns_of(samples)
+    try:
+        return _settled(rules, columns, edges).between_edges()
+    except _OutOfOrderError:
+        return _settled(rules, columns.in_order(), edges).between_edges()
+
+
+class Stream:
+    """Energy of one device, block after block, in memory that does not grow.
+
+    What `push` and `finish` give adds up to what `integrate` gives for all samples, to the bit, for any cuts. Not
+    settled yet is what follows the last clean cut: one or two samples, and at most some thousands where the counter
+    stands still or power is missing.
+    """
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._walk: _Walk | None = None
+
+    @property
+    def settled_until_us(self) -> int | None:
+        """Instants up to here are settled; an edge beyond it has to be given again. None: no sample yet."""
+        return None if self._walk is None else self._walk.settled_us
+
+    def push(self, samples: Samples, edges_us: Sequence[int] | IntColumn = NO_EDGES) -> EdgeEnergy:
+        """Take a block and settle what can be settled.
+
+        Args:
+            samples: none older than `settled_until_us`.
+            edges_us: increasing; only those within the settled time matter.
+
+        Returns:
+            The time settled now, from its start to its end, cut at the edges between. No interval: nothing was.
+
+        Raises:
+            ValueError: samples that come too late, or edges that do not increase.
+        """
+        return self._advance(columns_of(samples), edges_us, is_end=False)
+
+    def finish(self, edges_us: Sequence[int] | IntColumn = NO_EDGES) -> EdgeEnergy:
+        """Settle the rest; the stream is then as new."""
+        energy = self._advance(None, edges_us, is_end=True)
+        self._walk = None
+        return energy
+
+    def _advance(self, new: Columns | None, edges_us: Sequence[int] | IntColumn, *, is_end: bool) -> EdgeEnergy:
+        sums = _Sums(_edges(edges_us, least=0), keeps_outside=True)
+        if new is not None and len(new.t_us):
+            self._take(new)
+        if self._walk is None:
+            return sums.between(0, 0)
+        from_us = self._walk.settled_us
+        self._walk.advance(sums, is_end=is_end)
+        self._walk.forget()
+        return sums.between(from_us, self._walk.settled_us)
+
+    def _take(self, new: Columns) -> None:
+        if self._walk is None:
+            self._walk = _Walk(self._rules, new.in_order())
+            return
+        walk = self._walk
+        if new.t_us.min() < walk.columns.t_us[walk.at]:
+            raise ValueError(
+                f"a sample at {new.t_us.min()} µs came after {walk.settled_us} µs was settled: push samples in order"
+            )
+        walk.columns = walk.columns.then(new).in_order()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """A part of a trace, settled as far as it can be alone; adjacent pieces join to the same bits in any order.
+
+    Attributes:
+        head: samples up to the first clean cut; all of them where there is no cut.
+        sums: from the first to the last clean cut; nothing where there is none.
+        tail: samples from the last clean cut on; None: there is no cut.
+    """
+
+    rules: Rules
+    head: Columns
+    sums: _Sums
+    tail: Columns | None
+
+    @classmethod
+    def of(cls, samples: Samples, edges_us: Sequence[int] | IntColumn, rules: Rules) -> Self:
+        """A piece of its own; all pieces of a trace need the same edges, and stamps that do not decrease."""
+        return cls._of(columns_of(samples).in_order(), _Sums(_edges(edges_us)), rules)
+
+    @classmethod
+    def _of(cls, columns: Columns, sums: _Sums, rules: Rules) -> Self:
+        cuts = _certain_cuts(columns, rules)
+        if len(cuts) == 0:
+            return cls(rules, columns, sums, None)
+        first, last = int(cuts[0]), int(cuts[-1])
+        sums = sums + _settled(rules, columns.part(first, last + 1), sums.edges_us, begins_at_cut=True)
+        return cls(rules, columns.part(0, first + 1).copy(), sums, columns.part(last).copy())
+
+    def join(self, later: Self) -> Self:
+        """This piece and the one that follows it."""
+        sums = self.sums + later.sums
+        if self.tail is None:
+            head = self.head.then(later.head)
+            if later.tail is None:
+                return self._of(head, sums, self.rules)
+            return type(self)(self.rules, head, sums, later.tail)
+        middle = self.tail.then(later.head)
+        last, tail = len(middle.t_us) - 1, later.tail
+        if tail is None:
+            cuts = _certain_cuts(middle, self.rules)
+            last = int(cuts[-1]) if len(cuts) else 0
+            tail = middle.part(last).copy()
+        sums = sums + _settled(self.rules, middle.part(0, last + 1), sums.edges_us, begins_at_cut=True)
+        return type(self)(self.rules, self.head, sums, tail)
+
+    def total(self) -> EdgeEnergy:
+        """What `integrate` gives for the samples of all that was joined."""
+        sums = self.sums + _settled(self.rules, self.head, self.sums.edges_us)
+        if self.tail is not None:
+            sums = sums + _settled(self.rules, self.tail, self.sums.edges_us, begins_at_cut=True)
+        return sums.between_edges()
+
+
+def slot_edges(
+    t0_us: int, t1_us: int, unix_offset_us: int, step_us: int = SLOT_US
+) -> tuple[IntColumn, IntColumn]:
+    """The edges that cut [t0, t1] at the UTC slots.
+
+    Args:
+        t0_us, t1_us: in the samples' clock.
+        unix_offset_us: what to add to it for microseconds since 1970.
+        step_us: length of a slot, whole seconds.
+
+    Returns:
+        edges_us (k + 1,): t0, the slots' starts between, t1; start_s (k,): seconds since 1970 at which the slot of
+        each interval starts.
+
+    Raises:
+        ValueError: t1 is not after t0.
+    """
+    if t1_us <= t0_us:
+        raise ValueError(f"t1_us must be after t0_us, got {t0_us} and {t1_us}")
+    first = (t0_us + unix_offset_us) // step_us
+    last = -(-(t1_us + unix_offset_us) // step_us)
+    starts_us = np.arange(first, last, dtype=np.int64) * step_us
+    edges_us = np.concatenate(([t0_us], starts_us[1:] - unix_offset_us, [t1_us]))
+    return edges_us, starts_us // MICROSECONDS_PER_S
+
+
+def window_bias_bound(window_us: int, load_period_us: int, low_w: float, high_w: float, duty: float = 0.5) -> float:
+    """The greatest relative error of a mean power whose readings all see the same phase of a square wave.
+
+    Readings are means over a window; locked to the load they all hold the same part of its period. What is not
+    locked errs less: this bounds a class of sensors, it is no estimate for a run.
+
+    Args:
+        window_us: what one reading averages over.
+        load_period_us, low_w, high_w, duty: the wave, high for the share duty of each period.
+
+    Source: knowledge/measurement.md, 3.6.
+    """
+    periods, rest_us = divmod(window_us, load_period_us)
+    high_us = duty * load_period_us
+    most_high_us = periods * high_us + min(rest_us, high_us)
+    most_low_us = periods * (load_period_us - high_us) + min(rest_us, load_period_us - high_us)
+    mean_w = low_w + duty * (high_w - low_w)
+    error_share = max(most_high_us / window_us - duty, most_low_us / window_us - (1 - duty))
+    return abs(high_w - low_w) * error_share / mean_w
+
+
+class _OutOfOrderError(Exception):
+    """A sample is older than the one before it."""
+
+
+def _edges(edges_us: Sequence[int] | IntColumn, least: int = 2) -> IntColumn:
+    edges = np.asarray(edges_us, np.int64)
+    if edges.ndim != 1 or len(edges) < least or np.any(edges[1:] <= edges[:-1]):
+        raise ValueError(f"edges_us must be at least {least} instants that increase, got {edges_us!r}")
+    return edges
+
+
+class _Sums:
+    """Running sums per interval: one before the first edge, those between edges, one after the last."""
+
+    def __init__(self, edges_us: IntColumn, *, keeps_outside: bool = False) -> None:
+        count = len(edges_us) + 1
+        self.edges_us = edges_us
+        self._keeps_outside = keeps_outside
+        self._twice_energy_nj = np.zeros(count, np.int64)
+        self._covered_us = np.zeros(count, np.int64)
+        self._max_power_mw = np.full(count, -1, np.int64)
+        self.findings = Findings()
+
+    def inside(self, from_us: int, to_us: int) -> tuple[int, IntColumn]:
+        """The interval that time after from_us lies in, and the edges between the two instants, without them."""
+        first, last = np.searchsorted(self.edges_us, (from_us + 1, to_us))
+        return int(first), self.edges_us[first:last]
+
+    def add(
+        self, first: int, twice_energy_nj: Exact, covered_us: IntColumn, max_power_mw: IntColumn, findings: Findings
+    ) -> None:
+        """Add to the intervals from position first on."""
+        self.findings = self.findings + findings
+        stop = first + len(covered_us)
+        skip = 0
+        if not self._keeps_outside:
+            skip = int(first == 0)
+            stop = min(stop, len(self.edges_us))
+        here, part = slice(first + skip, stop), slice(skip, stop - first)
+        energy = self._twice_energy_nj[here]
+        energy += twice_energy_nj[part].astype(np.int64)  # raises OverflowError where one alone does not fit
+        if np.any(energy < 0):  # two sums, neither negative nor beyond int64, show an overflow by their sign
+            raise OverflowError("the energy of one interval passes int64: put an edge in between")
+        self._covered_us[here] += covered_us[part]
+        np.maximum(self._max_power_mw[here], max_power_mw[part], out=self._max_power_mw[here])
+
+    def __add__(self, other: _Sums) -> _Sums:
+        if not np.array_equal(self.edges_us, other.edges_us):
+            raise ValueError("pieces join only where they were made with the same edges_us")
+        both = _Sums(self.edges_us, keeps_outside=True)
+        for one in (self, other):
+            both.add(0, one._twice_energy_nj, one._covered_us, one._max_power_mw, one.findings)
+        return both
+
+    def between_edges(self) -> EdgeEnergy:
+        return self._energy(self.edges_us, slice(1, -1))
+
+    def between(self, from_us: int, to_us: int) -> EdgeEnergy:
+        """From one instant to another, beyond which nothing was added, cut at the edges between them."""
+        if from_us == to_us:
+            return self._energy(NO_EDGES, slice(0, 0))
+        first, inside = self.inside(from_us, to_us)
+        edges = np.concatenate(([from_us], inside, [to_us]))
+        return self._energy(edges, slice(first, first + len(inside) + 1))
+
+    def _energy(self, edges_us: IntColumn, here: slice) -> EdgeEnergy:
+        return EdgeEnergy(
+            edges_us,
+            self._twice_energy_nj[here].copy(),
+            self._covered_us[here].copy(),
+            self._max_power_mw[here].copy(),
+            self.findings,
+        )
+
+
+class _Walk:
+    """Settles columns from one clean cut to the next.
+
+    Attributes:
+        columns: n > 0 samples in order of time; `forget` drops what is no longer needed.
+        at: position of the last sample of the stamp up to which all is settled.
+        settled_us: that stamp.
+    """
+
+    def __init__(self, rules: Rules, columns: Columns, *, begins_at_cut: bool = False) -> None:
+        self.columns = columns
+        self.at = 0
+        self.settled_us = int(columns.t_us[0])
+        self._rules = rules
+        self._is_first = not begins_at_cut  # the first sample is not yet counted
+        # Samples matter still from here: the last power reading at or before `at`.
+        self._context = 0
+        # The counter has not moved for LONGEST_STRETCH samples: the trace alone counts until it does.
+        self._is_unanchored = False
+        self._counter_uj = int(columns.counter_uj[0]) if begins_at_cut and rules.has_counter else None
+
+    def advance(self, sums: _Sums, *, is_end: bool) -> None:
+        """Settle up to the last clean cut, or to the last sample where no more will come.
+
+        Raises:
+            _OutOfOrderError: a sample is older than the one before it; sums are then worthless.
+        """
+        last = len(self.columns.t_us) - 1
+        size = RUN
+        while self.at < last:
+            # The last sample may have others of its instant to come.
+            stop = min(self.at + size, last if is_end else last - 1)
+            if stop > self.at + 1 and self._settle_run(sums, stop, min(size, BLOCK)):
+                size = min(4 * size, RUN)
+                continue
+            size = LONGEST_STRETCH
+            if not self._settle_window(sums, is_end=is_end):
+                break
+        if is_end and self._is_first:
+            stamps = stamps_of(self.columns, self._rules)
+            sums.add(0, NO_EDGES, NO_EDGES, NO_EDGES, sample_findings(stamps, 0, 0, is_first=True))
+
+    def forget(self) -> None:
+        """Drop the samples that are settled, and the block they lie in."""
+        self.columns = self.columns.part(self._context).copy()
+        self.at -= self._context
+        self._context = 0
+
+    def _settle_run(self, sums: _Sums, stop: int, size: int) -> bool:
+        """Settle block after block up to position stop, as long as all is known and sound; False: not one block.
+
+        The sum over cells of (p0 + p1) · (t1 - t0) is taken over the samples between the ends, as p · (time from
+        the sample before to the sample after): a pass and a scratch row less. What that puts on the wrong side
+        of an edge is set right at the edges.
+        """
+        rules, at, t_us, power_mw = self._rules, self.at, self.columns.t_us, self.columns.power_mw
+        if not rules.has_power or (rules.has_counter and self._is_unanchored) or (at and t_us[at - 1] == t_us[at]):
+            return False
+        first, edges_us = sums.inside(int(t_us[at]), int(t_us[stop]))  # nonsense, and refused, where out of order
+        energy, max_mw = np.zeros((2, len(edges_us) + 1), np.int64)
+        cells = np.empty(len(edges_us), np.int64)  # position of the last sample at or before each edge
+        weight = np.empty(min(size, stop - at), np.int64)
+        found, steps_us = 0, set[int]()
+        for begin in range(at + 1, stop, size):
+            end = min(begin + size, stop)
+            two_steps_us, step_us = weight[: end - begin], self._step_us(begin, end, weight)
+            until = int(edges_us.searchsorted(t_us[end])) if step_us else found
+            cells[found:until] = t_us[begin - 1 : end].searchsorted(edges_us[found:until], side="right") + begin - 2
+            # Behind an edge come the samples after it. As uint64 a negative reading is a giant.
+            starts = np.concatenate(([0], cells[found:until] + 1 - begin))
+            most_mw = np.maximum.reduceat(power_mw[begin : end + 1].view(np.uint64), starts)
+            highest_mw = int(most_mw.max())
+            is_safe = 2 * highest_mw * int(t_us[end] - t_us[at]) < SAFE_INT64
+            if not step_us or highest_mw > rules.credible_power_mw or not is_safe:
+                stop = begin
+                break
+            here = slice(found, until + 1)
+            np.maximum(max_mw[here], most_mw.view(np.int64), out=max_mw[here])
+            # The cell that an edge lies in counts behind it for now, and with it the sample at its start.
+            starts[1:] = np.maximum(starts[1:] - 1, 0)
+            np.multiply(two_steps_us, power_mw[begin:end], out=two_steps_us)
+            energy[here] += np.add.reduceat(two_steps_us, starts)
+            found = until
+            steps_us.add(step_us)
+        if not steps_us or not 0 <= power_mw[at] <= rules.credible_power_mw:
+            return False
+        edges_us, cells = edges_us[:found], cells[:found]
+        energy, max_mw = energy[: found + 1], max_mw[: found + 1]
+        p0_mw, p1_mw = power_mw[cells], power_mw[cells + 1]
+        elapsed_us, length_us = edges_us - t_us[cells], t_us[cells + 1] - t_us[cells]
+        # Where an edge follows another, or a block's start, with no sample between, there is nothing to reduce, and
+        # reduceat gives one element all the same.
+        sample = np.maximum(cells, at + 1)
+        is_empty = (np.diff(sample, prepend=at) == 0) | ((sample - (at + 1)) % size == 0)
+        energy[:-1] -= np.where(is_empty, power_mw[sample] * (t_us[sample + 1] - t_us[sample - 1]), 0)
+        max_mw[:-1][np.diff(cells, prepend=at) == 0] = 0
+        # Of the sample at the cell's start, the half before the edge; then the ends; then the cell up to the edge.
+        half = np.where(cells > at, p0_mw * (t_us[cells] - t_us[cells - 1]), 0)
+        part = twice_energy_to_nj(p0_mw, p1_mw, length_us, elapsed_us)
+        energy[:-1] += half + part
+        energy[1:] -= half + part
+        energy[np.count_nonzero(cells == at)] += power_mw[at] * (t_us[at + 1] - t_us[at])
+        energy[-1] += power_mw[stop] * (t_us[stop] - t_us[stop - 1])
+        edge_mw = power_at_mw(p0_mw, p1_mw, length_us, elapsed_us)
+        max_mw[:-1] = np.maximum(max_mw[:-1], edge_mw)
+        max_mw[1:] = np.maximum(max_mw[1:], edge_mw)
+        max_mw[0], max_mw[-1] = max(max_mw[0], power_mw[at]), max(max_mw[-1], power_mw[stop])
+        findings = Findings(
+            step_us=max(steps_us) if len(steps_us) == 1 else UNEVEN, samples=stop - at + self._is_first
+        )
+        if rules.has_counter:
+            findings = findings + Findings(compared_power_twice_nj=sum(energy.tolist()))
+            energy, counted = self._counter_run(stop, cells, elapsed_us, length_us, part)
+            findings = findings + counted
+        bounds_us = np.concatenate((t_us[at : at + 1], edges_us, t_us[stop : stop + 1]))
+        sums.add(first, energy, bounds_us[1:] - bounds_us[:-1], max_mw, findings)
+        self.at = self._context = stop
+        self.settled_us = int(t_us[stop])
+        self._is_first = False
+        return True
+
+    def _step_us(self, begin: int, end: int, two_steps_us: IntColumn) -> int:
+        """The step between the samples from begin - 1 to end, if all there is sound but the power's height.
+
+        Args:
+            two_steps_us: (at least end - begin,) receives the time from the sample before each to the one after.
+
+        Returns:
+            The step, UNEVEN where steps differ, 0 where something is unknown, too far apart or not sound.
+        """
+        rules, columns, here = self._rules, self.columns, slice(begin - 1, end + 1)
+        t_us = columns.t_us[here]
+        if not np.logical_and.reduce(t_us[1:] > t_us[:-1]):
+            if np.any(t_us[1:] < t_us[:-1]):
+                raise _OutOfOrderError
+            return 0
+        two_steps_us = np.subtract(t_us[2:], t_us[:-2], out=two_steps_us[: end - begin])
+        longest_us = int(np.maximum.reduce(two_steps_us))  # two steps: no single one is longer
+        gap_us = LONGEST_FAST_STEP_US if rules.gap_us is None else min(rules.gap_us, LONGEST_FAST_STEP_US)
+        if longest_us > gap_us:
+            longest_us = int(np.diff(t_us).max())
+        if longest_us > gap_us or not np.logical_and.reduce(columns.power_known[here]):
+            return 0
+        if end + 1 < len(columns.t_us) and columns.t_us[end + 1] <= t_us[-1]:
+            return 0
+        if rules.has_counter and not self._is_counter_sound(begin, end, longest_us):
+            return 0
+        step_us = int(t_us[1] - t_us[0])
+        is_even = 2 * step_us == two_steps_us[0] and not np.any(two_steps_us != two_steps_us[0])
+        return step_us if is_even else UNEVEN
+
+    def _is_counter_sound(self, begin: int, end: int, longest_us: int) -> bool:
+        """Whether the counter is known, moves and stays plausible in all cells from begin - 1 to end."""
+        rules, here = self._rules, slice(begin - 1, end + 1)
+        counter_uj = self.columns.counter_uj[here]
+        if not self.columns.counter_known[here].all() or counter_uj[0] < 0:
+            return False
+        moved_uj = np.diff(counter_uj)
+        travel_uj = int(counter_uj[-1]) - int(self.columns.counter_uj[self.at])
+        limit = max(20_000 * travel_uj, 21 * rules.wrap_power_mw * (longest_us + rules.counter_slack_us))
+        if moved_uj.min() <= 0 or limit >= SAFE_INT64 or is_overlong(longest_us, rules):
+            return False
+        step_us = np.diff(self.columns.t_us[here])
+        return rules.max_power_mw is None or bool(is_possible(moved_uj, step_us, rules.max_power_mw, rules).all())
+
+    def _counter_run(
+        self, stop: int, cells: IntColumn, elapsed_us: IntColumn, length_us: IntColumn, part: IntColumn
+    ) -> tuple[IntColumn, Findings]:
+        """Energy per interval of a run whose counter is sound: only cells with an edge inside need the trace."""
+        columns, at = self.columns, self.at
+        whole = (columns.power_mw[cells] + columns.power_mw[cells + 1]) * length_us
+        counter_uj = columns.counter_uj
+        until_nj = (counter_uj[cells] - counter_uj[at]) * TWICE_NANOJOULES_PER_MICROJOULE
+        cell_nj = (counter_uj[cells + 1] - counter_uj[cells]) * TWICE_NANOJOULES_PER_MICROJOULE
+        until_nj += placed_twice_nj(cell_nj, part, whole, elapsed_us, length_us).astype(np.int64)
+        total_nj = int(counter_uj[stop] - counter_uj[at]) * TWICE_NANOJOULES_PER_MICROJOULE
+        span_us = int(columns.t_us[stop] - columns.t_us[at])
+        self._counter_uj = int(counter_uj[stop])
+        return np.diff(until_nj, prepend=0, append=total_nj), Findings(
+            counter_us=span_us,
+            linear=int(np.count_nonzero((whole == 0) & (elapsed_us > 0))),
+            compared_us=span_us,
+            compared_counter_twice_nj=total_nj,
+        )
+
+    def _settle_window(self, sums: _Sums, *, is_end: bool) -> bool:
+        """Settle up to the last clean cut within LONGEST_STRETCH samples; False: none without more samples."""
+        rules, count = self._rules, len(self.columns.t_us)
+        ahead = 2 * LONGEST_STRETCH + 3  # beyond, no power reading can tell of the time up to a cut
+        while True:
+            stop = min(self.at + ahead, count)
+            window = self.columns.part(self._context, stop)
+            if np.any(window.t_us[1:] < window.t_us[:-1]):
+                raise _OutOfOrderError
+            has_all = is_end and stop == count
+            stamps = stamps_of(window, rules)
+            if not has_all:
+                stamps = stamps.but_last()  # others of its instant may follow
+            start = int(np.searchsorted(stamps.last, self.at - self._context))
+            if start + 1 < len(stamps):
+                if self._is_first and stamps.counter_known[start]:
+                    self._counter_uj = int(stamps.counter_uj[start])
+                end = int(np.searchsorted(stamps.last, self.at - self._context + LONGEST_STRETCH, side="right"))
+                moved = self._moved(stamps, start, end)
+                is_beyond = count - 1 - self.at > LONGEST_STRETCH
+                if rules.has_counter and not self._is_unanchored and is_beyond and not len(moved):
+                    self._is_unanchored = True
+                    sums.findings = sums.findings + Findings(unanchored=int(self._counter_uj is not None))
+                by_trace = self._is_unanchored or not rules.has_counter
+                if by_trace:
+                    end = max(end, start + 2)
+                    moved = self._moved(stamps, start, end)[:1]
+                    cuts = np.arange(start + 1, moved[0] + 1 if len(moved) else end)
+                else:
+                    cuts = moved if is_beyond or not has_all else np.array([len(stamps) - 1])
+                cuts = cuts[_is_power_settled(stamps, rules, has_all=has_all)[cuts]]
+                if len(cuts):
+                    break
+            if stop == count:
+                return False
+            ahead *= 2
+        cut = int(cuts[-1])
+        first, edges_us = sums.inside(self.settled_us, int(stamps.t_us[cut]))
+        sums.add(
+            first,
+            *settle(stamps, start, cut, edges_us, rules, by_trace=by_trace, is_first=self._is_first),
+        )
+        if by_trace and len(moved) and cut == moved[0]:
+            self._is_unanchored = False
+        read = np.flatnonzero(stamps.counter_known[: cut + 1])
+        if len(read) and read[-1] >= start:
+            self._counter_uj = int(stamps.counter_uj[read[-1]])
+        powered = np.flatnonzero(stamps.power_known[: cut + 1])[-1:]
+        needed = powered[~are_apart(stamps, powered, np.array([cut]), rules)] if len(powered) else powered
+        self.at = self._context + int(stamps.last[cut])
+        self._context += int(stamps.first[needed[0] if len(needed) else cut])
+        self.settled_us = int(stamps.t_us[cut])
+        self._is_first = False
+        return True
+
+    def _moved(self, stamps: Stamps, start: int, end: int) -> IntColumn:
+        """Positions after start and before end at which the counter differs from its reading before."""
+        if not self._rules.has_counter:
+            return NO_EDGES
+        read = start + 1 + np.flatnonzero(stamps.counter_known[start + 1 : end])
+        before = -1 if self._counter_uj is None else self._counter_uj
+        moved: IntColumn = read[np.diff(stamps.counter_uj[read], prepend=before) != 0]
+        return moved
+
+
+def _is_power_settled(stamps: Stamps, rules: Rules, *, has_all: bool) -> BoolColumn:
+    """(u,) whether later samples cannot change the power up to each stamp."""
+    is_settled = np.ones(len(stamps), bool)
+    known = np.flatnonzero(stamps.power_known)
+    if not has_all and len(known):
+        is_settled[known[-1] + 1 :] = are_apart(stamps, known[-1:], np.array([len(stamps) - 1]), rules)
+    return is_settled
+
+
+def _settled(rules: Rules, columns: Columns, edges_us: IntColumn, *, begins_at_cut: bool = False) -> _Sums:
+    """All of the columns, from their first sample, which is a clean cut or has none before it, to their last."""
+    sums = _Sums(edges_us)
+    if len(columns.t_us):
+        _Walk(rules, columns, begins_at_cut=begins_at_cut).advance(sums, is_end=True)
+    return sums
+
+
+def _certain_cuts(columns: Columns, rules: Rules) -> IntColumn:
+    """Positions of clean cuts that no sample before or after these columns can spoil."""
+    t_us = columns.t_us
+    if len(t_us) < 3:
+        return NO_EDGES
+    is_cut = np.concatenate(([False], (t_us[1:-1] > t_us[:-2]) & (t_us[1:-1] < t_us[2:]), [False]))
+    if rules.has_power:
+        is_cut &= columns.power_known & (columns.power_mw >= 0) & (columns.power_mw <= rules.credible_power_mw)
+    if rules.has_counter:
+        read = np.flatnonzero(columns.counter_known & (columns.counter_uj >= 0))
+        moves = np.zeros(len(t_us), bool)
+        moves[read[1:]] = np.diff(columns.counter_uj[read]) != 0
+        is_cut &= moves
+    return np.flatnonzero(is_cut)

@@ -1,0 +1,91 @@
+"""The bundled yearly carbon intensities: countries, sub-national zones, the world.
+
+Made by scripts/build_intensity_tables, which says what became of suspicious values. Read when first asked for.
+
+Codes are ISO 3166 ("FR", "US-CA", "CA-QC", "CN-BJ"; Kosovo is "XK"); bidding zones stand below their country as
+at Electricity Maps ("SE-SE3"), eGRID subregions below "US-EGRID" ("US-EGRID-CAMX"), which itself is the national
+value on the basis of the US states; "US" has the lifecycle basis of the other countries. "WORLD" is the average.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Final, cast
+
+from tracker.records import Basis, IntensityValue
+
+WORLD: Final = "WORLD"
+
+# Not importlib.resources: its import takes longer (13 ms) than reading the tables.
+_DATA: Final = Path(__file__).with_name("data")
+
+
+@dataclass(frozen=True, slots=True)
+class ZoneRow:
+    """A zone with what is known of it.
+
+    Attributes:
+        parent: code of the country it belongs to, "" for a country and the world.
+        aliases: other codes and names for it.
+        value: its intensity; None where no source has one that can be believed.
+        doubt: what a user of the value must be told, or why there is none; mostly "".
+    """
+
+    code: str
+    name: str
+    parent: str
+    aliases: tuple[str, ...]
+    value: IntensityValue | None
+    doubt: str
+
+
+@cache
+def zones() -> Mapping[str, ZoneRow]:
+    """Every bundled zone by its code."""
+    return {row["code"]: _zone_row(row) for row in _records("zones.csv")}
+
+
+def lookup(code: str) -> IntensityValue | None:
+    """The bundled value of a canonical zone code; None where there is none."""
+    row = zones().get(code)
+    return row.value if row else None
+
+
+@cache
+def countries_by_time_zone() -> Mapping[str, str]:
+    """ISO 3166 alpha-2 code of each time zone's country; names that are no place (UTC, EST) are not in it."""
+    return {row["time_zone"]: row["country"] for row in _records("time_zones.csv")}
+
+
+def _records(name: str) -> Iterator[dict[str, str]]:
+    with (_DATA / name).open(encoding="utf-8", newline="") as file:
+        lines = csv.reader(line for line in file if not line.startswith("#"))
+        columns = next(lines)
+        for line in lines:
+            yield dict(zip(columns, line, strict=True))
+
+
+def _zone_row(row: Mapping[str, str]) -> ZoneRow:
+    value = None
+    if row["intensity_g_per_kwh"]:
+        value = IntensityValue(
+            zone=row["code"],
+            intensity_g_per_kwh=float(row["intensity_g_per_kwh"]),
+            provider="bundled",
+            dataset=row["dataset"],
+            status="static",
+            basis=cast(Basis, row["basis"]),
+            accounting=row["accounting"],
+            year=int(row["year"]),
+            licence=row["licence"],
+            source=row["source"],
+            raw_value=float(row["raw_value"]),
+            raw_unit=row["raw_unit"],
+            note="; ".join(filter(None, (row["doubt"], row["note"]))),
+        )
+    aliases = tuple(row["aliases"].split("|")) if row["aliases"] else ()
+    return ZoneRow(row["code"], row["name"], row["parent"], aliases, value, row["doubt"])

@@ -1,0 +1,72 @@
+"""This machine and this process: clocks, and the identity that tells whether a writer still lives."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Final
+
+from tracker.records import ClockPair, Segment
+
+NANOSECONDS_PER_MICROSECOND: Final = 1_000
+
+# CLOCK_BOOTTIME runs on through suspend; where it is missing the monotonic clock stands in (DESIGN.md, section 4).
+_SAMPLE_CLOCK: Final[int] = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", 0))
+_HAS_CLOCKS: Final = hasattr(time, "clock_gettime_ns")
+
+
+def boottime_us() -> int:
+    """The sample clock now, in µs."""
+    if _HAS_CLOCKS:
+        return time.clock_gettime_ns(_SAMPLE_CLOCK) // NANOSECONDS_PER_MICROSECOND
+    return time.monotonic_ns() // NANOSECONDS_PER_MICROSECOND
+
+
+def clock_pair() -> ClockPair:
+    """All clocks at one moment; the sample clock is the mean of two readings around the others."""
+    before_us = boottime_us()
+    monotonic_us = time.monotonic_ns() // NANOSECONDS_PER_MICROSECOND
+    unix_us = time.time_ns() // NANOSECONDS_PER_MICROSECOND
+    return ClockPair((before_us + boottime_us()) // 2, monotonic_us, unix_us)
+
+
+def process_start(pid: int, proc: Path = Path("/proc")) -> int | None:
+    """Start time of a process in clock ticks since boot; None where there is no such process or no /proc.
+
+    Source: proc(5), /proc/<pid>/stat field 22. The name in field 2 may hold spaces and brackets.
+    """
+    try:
+        stat = (proc / str(pid) / "stat").read_bytes()
+    except OSError:
+        return None
+    return int(stat[stat.rindex(b")") + 2 :].split()[19])
+
+
+def this_segment(hardware: dict[str, str] | None = None) -> Segment:
+    """The identity of the calling process, with the clocks as they stand."""
+    pid = os.getpid()
+    return Segment(
+        host=socket.gethostname(),
+        boot_id=_text_of(Path("/proc/sys/kernel/random/boot_id")),
+        pid_namespace=_inode_of(Path("/proc/self/ns/pid")),
+        pid=pid,
+        pid_start=process_start(pid) or 0,
+        started=clock_pair(),
+        hardware=hardware or {},
+    )
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _inode_of(path: Path) -> int:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return 0

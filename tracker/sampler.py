@@ -1,0 +1,270 @@
+"""The thread that reads the sensors: when, and whom it tells.
+
+One thread serves every run of the process. Each period of a fixed grid is read once, at an instant drawn uniformly
+within it: readings at even distances lock to loads of the same period, and a small jitter around due times does not
+break the lock (DESIGN.md, section 5).
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from tracker.machine import boottime_us
+from tracker.records import Device, Reading
+from tracker.sensors.protocol import Inventory, Sensor
+from tracker.units import MICROSECONDS_PER_S
+
+logger = logging.getLogger(__name__)
+
+MIN_SPACING_US: Final = 50_000
+
+
+class Listener(Protocol):
+    """Who wants readings. Both methods are called in the sampler's thread and must not block."""
+
+    def found(self, sensor: Sensor, inventory: Inventory) -> None:
+        """A sensor has been opened."""
+        ...
+
+    def received(self, sensor: Sensor, devices: Sequence[Device], readings: Sequence[Reading]) -> None:
+        """A sensor has been read, one reading per device."""
+        ...
+
+
+class Grid:
+    """The instants of a periodic reading: one in each period of a fixed grid, drawn uniformly."""
+
+    def __init__(self, origin_us: int, period_us: int, uniform: Callable[[], float]) -> None:
+        self.origin_us = origin_us
+        self.period_us = period_us
+        self._uniform = uniform
+
+    def index(self, t_us: int) -> int:
+        """Which period an instant lies in."""
+        return (t_us - self.origin_us) // self.period_us
+
+    def after(self, last_us: int) -> int:
+        """The next instant, in the period after that of the last reading and at least 50 ms later.
+
+        Periods that a stalled thread has missed are not made up for: the next one after now is drawn.
+        """
+        start_us = self.origin_us + (self.index(last_us) + 1) * self.period_us
+        drawn_us = start_us + int(self._uniform() * self.period_us)
+        return max(drawn_us, last_us + MIN_SPACING_US)
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerCost:
+    """What sampling has cost so far."""
+
+    cpu_s: float
+    readings: int  # calls of a sensor's read
+    latency_mean_s: float | None  # of one call of a sensor's read
+    latency_max_s: float | None
+
+
+@dataclass(slots=True)
+class _Source:
+    """A sensor in use, with those who listen to it and how often each wants it read."""
+
+    sensor: Sensor
+    periods_us: dict[int, int] = field(default_factory=dict)  # by id of the listener
+    listeners: list[Listener] = field(default_factory=list)
+    inventory: Inventory | None = None
+    last_us: int | None = None
+    has_failed: bool = False
+
+    @property
+    def period_us(self) -> int:
+        return min(self.periods_us.values())
+
+
+class Sampler:
+    """Reads sensors in a thread of its own while anyone listens.
+
+    Args:
+        clock_us: the sample clock.
+        uniform: draws from [0, 1); a generator of our own, so that the program's random state stays as it is.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock_us: Callable[[], int] = boottime_us,
+        uniform: Callable[[], float] | None = None,
+    ) -> None:
+        self._clock_us = clock_us
+        self._uniform = uniform or random.Random().random  # noqa: S311 (no secret: it spreads instants)
+        self._condition = threading.Condition()
+        self._sources: list[_Source] = []
+        self._requests: list[threading.Event] = []
+        self._thread: threading.Thread | None = None
+        self._is_stopping = False
+        self._grid: Grid | None = None
+        self._due_us = 0
+        self._cpu_s = 0.0
+        self._reads = 0
+        self._latency_sum_s = 0.0
+        self._latency_max_s = 0.0
+
+    def attach(self, listener: Listener, wanted: Sequence[tuple[Sensor, int]]) -> None:
+        """Tell listener of these sensors, each read at least once in its period (µs); starts the thread."""
+        with self._condition:
+            for sensor, period_us in wanted:
+                source = next((s for s in self._sources if s.sensor is sensor), None)
+                if source is None:
+                    source = _Source(sensor)
+                    self._sources.append(source)
+                elif source.inventory is not None:
+                    listener.found(sensor, source.inventory)
+                source.listeners.append(listener)
+                source.periods_us[id(listener)] = period_us
+            self._regrid()
+            self._is_stopping = False
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="tracker-sampler", daemon=True)
+                self._thread.start()
+            self._condition.notify_all()
+
+    def set_period(self, listener: Listener, sensor: Sensor, period_us: int) -> None:
+        """Change how often a listener wants a sensor read."""
+        with self._condition:
+            for source in self._sources:
+                if source.sensor is sensor and id(listener) in source.periods_us:
+                    source.periods_us[id(listener)] = period_us
+            self._regrid()
+            self._condition.notify_all()
+
+    def detach(self, listener: Listener, timeout_s: float = 2.0) -> None:
+        """Stop telling listener. Sensors that nobody wants any more are closed; with the last, the thread ends."""
+        with self._condition:
+            for source in self._sources:
+                if listener in source.listeners:
+                    source.listeners.remove(listener)
+                    del source.periods_us[id(listener)]
+            self._is_stopping = not any(source.listeners for source in self._sources)
+            self._regrid()
+            self._condition.notify_all()
+            thread = self._thread if self._is_stopping else None
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout_s)
+
+    def read_now(self, timeout_s: float) -> bool:
+        """Have every sensor read at once; true when that is done, false when it takes longer than timeout_s."""
+        done = threading.Event()
+        with self._condition:
+            if self._thread is None or not self._thread.is_alive():
+                return False
+            self._requests.append(done)
+            self._condition.notify_all()
+        return done.wait(timeout_s)
+
+    def cost(self) -> SamplerCost:
+        """What sampling has cost since the sampler was made."""
+        reads = self._reads
+        return SamplerCost(
+            cpu_s=self._cpu_s,
+            readings=reads,
+            latency_mean_s=self._latency_sum_s / reads if reads else None,
+            latency_max_s=self._latency_max_s if reads else None,
+        )
+
+    def _regrid(self) -> None:
+        periods = [source.period_us for source in self._sources if source.listeners]
+        if not periods:
+            return
+        now_us = self._clock_us()
+        if self._grid is None or self._grid.period_us != min(periods):
+            self._grid = Grid(now_us, min(periods), self._uniform)
+            self._due_us = self._grid.after(now_us)
+
+    def _run(self) -> None:
+        cpu_before_s = self._cpu_s
+        while True:
+            opened = self._open_new()
+            with self._condition:
+                self._drop_unwanted()
+                requests, self._requests = self._requests, []
+                if not requests and not opened:
+                    if self._is_stopping:
+                        self._thread = None
+                        return
+                    left_us = self._due_us - self._clock_us()
+                    if left_us > 0:
+                        self._condition.wait(left_us / MICROSECONDS_PER_S)
+                        continue
+            self._tick(read_all=bool(requests))
+            for done in requests:
+                done.set()
+            self._cpu_s = cpu_before_s + time.thread_time()
+
+    def _open_new(self) -> bool:
+        """Open what was attached, one at a time; true when there was anything, or may be more."""
+        with self._condition:
+            new = next((s for s in self._sources if s.inventory is None), None)
+        if new is None:
+            return False
+        try:
+            inventory = new.sensor.open()
+        except Exception:
+            # As in _read: a sensor promises not to raise, and nobody may feel it if one does.
+            logger.exception("%s: opening failed; nothing is measured through it", new.sensor.name)
+            inventory = Inventory()
+        with self._condition:
+            new.inventory = inventory
+            listeners = list(new.listeners)
+        for listener in listeners:
+            listener.found(new.sensor, inventory)
+        return True
+
+    def _drop_unwanted(self) -> None:
+        for source in self._sources:
+            if not source.listeners:
+                source.sensor.close()
+        self._sources = [source for source in self._sources if source.listeners]
+
+    def _tick(self, *, read_all: bool) -> None:
+        now_us = self._clock_us()
+        grid = self._grid
+        if grid is None:
+            return
+        for source in list(self._sources):
+            if source.inventory is None or not source.inventory.devices:
+                continue
+            period_us = source.period_us
+            is_due = (
+                source.last_us is None
+                or (now_us - grid.origin_us) // period_us != (source.last_us - grid.origin_us) // period_us
+            )
+            if read_all or is_due:
+                self._read(source, now_us)
+        if not read_all or now_us >= self._due_us:
+            self._due_us = grid.after(now_us)
+        else:
+            self._due_us = max(self._due_us, now_us + MIN_SPACING_US)
+
+    def _read(self, source: _Source, now_us: int) -> None:
+        assert source.inventory is not None
+        devices = source.inventory.devices
+        started_s = time.perf_counter()
+        try:
+            readings = source.sensor.read(devices)
+        except Exception:
+            # A sensor promises not to raise. If one does, the others and the training must not feel it.
+            if not source.has_failed:
+                logger.exception("%s: reading failed; its readings are missing from now on", source.sensor.name)
+            source.has_failed = True
+            readings = [Reading(now_us) for _ in devices]
+        took_s = time.perf_counter() - started_s
+        source.last_us = now_us
+        self._reads += 1
+        self._latency_sum_s += took_s
+        self._latency_max_s = max(self._latency_max_s, took_s)
+        for listener in list(source.listeners):
+            listener.received(source.sensor, devices, readings)

@@ -1,0 +1,1 @@
+"""Sources of readings, one module each; each is the only importer of its library."""

@@ -1,0 +1,41 @@
+"""What a source of readings must offer; the contract test holds every sensor to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tracker.records import Device, NotMeasured, Reading
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """What a sensor found: devices it can read, and parts that it knows of but cannot."""
+
+    devices: tuple[Device, ...] = ()
+    not_measured: tuple[NotMeasured, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class Sensor(Protocol):
+    """A source of readings.
+
+    The constructor takes arguments and touches nothing. One thread calls open, read and close. Nothing here
+    raises for what hardware does: a source that is absent opens with no devices and a reason, a reading that
+    fails is None in its fields. read never sleeps and does no work that grows with time.
+    """
+
+    name: str
+
+    def open(self) -> Inventory:
+        """Find the devices. A second call, after close or not, looks again."""
+        ...
+
+    def read(self, devices: Sequence[Device]) -> list[Reading]:
+        """One reading of each of the devices given, in that order; each has its own t_us."""
+        ...
+
+    def close(self) -> None:
+        """Give back what open took. May be called twice, or without open."""
+        ...

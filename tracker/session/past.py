@@ -1,0 +1,189 @@
+"""Past and present runs from the database: runs(), get() and compare()."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from datetime import date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from tracker import settings as settings_module
+from tracker.errors import RunNotFoundError, StoreError
+from tracker.intensity.choice import IntensityChoice
+from tracker.records import Comparison, Run, RunStatus, unix_us_of
+from tracker.session.account import DeviceAccount, RunFacts, build_run, gap_us_of
+from tracker.session.ledger import DeviceLedger
+from tracker.store.reading import RunReader, Tail, Unsettled
+from tracker.units import MICROSECONDS_PER_S
+
+if TYPE_CHECKING:
+    from tracker.records import IntColumn
+
+DEFAULT_LIMIT: Final = 20
+
+
+def runs(
+    *,
+    project: str | None = None,
+    name: str | None = None,
+    status: RunStatus | None = None,
+    since: datetime | date | str | None = None,
+    until: datetime | date | str | None = None,
+    tags: Mapping[str, str] | None = None,
+    limit: int | None = DEFAULT_LIMIT,
+    offset: int = 0,
+    db: str | Path | None = None,
+) -> list[Run]:
+    """The runs that fit all that is given, newest first.
+
+    Args:
+        project, name: exactly these.
+        status: "running", "finished", "failed", "interrupted".
+        since, until: started then or later, and before then: a date, an aware datetime, or ISO 8601 text.
+        tags: all of these.
+        limit: at most so many; None: all.
+        offset: leave out so many of the newest.
+        db: database file or SQLAlchemy URL; by default that of the settings.
+
+    Raises:
+        SettingError: a wrong status, date or number.
+        StoreError: the database cannot be read.
+    """
+    wanted: dict[str, Any] = {
+        "project": project,
+        "name": name,
+        "status": status,
+        "since": since,
+        "until": until,
+        "tags": tags,
+    }
+    at_most = None if limit is None else limit + offset
+    found = [run for reader in _readers(db) for run in reader.runs(**wanted, limit=at_most)]
+    found.sort(key=lambda run: (run.started_at, run.id), reverse=True)
+    return found[offset:at_most]
+
+
+def get(run_id: str, *, db: str | Path | None = None) -> Run:
+    """The run with this id, with the only id that begins so, or the newest for "last".
+
+    Raises:
+        RunNotFoundError: there is none, or more than one; the message names those that come near.
+        StoreError: the database cannot be read.
+    """
+    main, *others = _readers(db)
+    if run_id == "last" and others:
+        newest = runs(limit=1, db=db)
+        if newest:
+            return newest[0]
+    try:
+        return main.get(run_id)
+    except RunNotFoundError:
+        for reader in others:
+            with contextlib.suppress(RunNotFoundError):
+                return reader.get(run_id)
+        raise
+
+
+def compare(*runs_or_ids: Run | str, db: str | Path | None = None) -> Comparison:
+    """Runs side by side, given as records or ids; prints as a table."""
+    return Comparison(tuple(item if isinstance(item, Run) else get(item, db=db) for item in runs_or_ids))
+
+
+def reader_of(db: str | Path) -> RunReader:
+    """A reader that brings unfinished runs up to their last commit."""
+    return RunReader(db, complete=complete)
+
+
+def complete(run: Run, unsettled: Unsettled) -> Run:
+    """A run that has not ended by its own hand, with the energy of all that it has committed."""
+    started_at = run.started_at
+    if not run.intensity or started_at is None:
+        return run
+    gap_us = gap_us_of(_interval_s(run))
+    parts: dict[int, list[DeviceAccount]] = {index: [] for index in range(len(unsettled.devices))}
+    for tail in unsettled.tails:
+        segment = unsettled.segments[tail.segment]
+        is_first = tail.segment == 0
+        start_us = unix_us_of(started_at) - segment.started.unix_offset_us if is_first else segment.started.boottime_us
+        parts[tail.device_index].append(_account_of(tail, start_us, gap_us))
+    accounts = []
+    for index, device in enumerate(unsettled.devices):
+        settled = [slot for slot in unsettled.slots if slot.device_index == index]
+        tails = parts[index]
+        if not settled and not tails:
+            continue
+        stored = next((item for item in run.devices if (item.kind, item.key) == (device.kind, device.key)), None)
+        method = stored.method if settled and stored is not None and stored.method != "none" else tails[0].method
+        largest_mw = [slot.max_power_mw for slot in settled] + [part.max_power_mw for part in tails]
+        accounts.append(
+            DeviceAccount(
+                device=device,
+                start_s=_joined([slot.start_s for slot in settled], [part.start_s for part in tails]),
+                twice_energy_nj=_joined(
+                    [slot.twice_energy_nj for slot in settled], [part.twice_energy_nj for part in tails]
+                ),
+                covered_us=_joined([slot.covered_us for slot in settled], [part.covered_us for part in tails]),
+                max_power_mw=max((mw for mw in largest_mw if mw is not None), default=None),
+                method=method,
+                edge_j=max((part.edge_j for part in tails), default=0.0),
+                notes=tuple(dict.fromkeys(note for part in tails for note in part.notes)) or device.notes,
+            )
+        )
+    facts = RunFacts(
+        id=run.id,
+        name=run.name,
+        project=run.project,
+        tags=run.tags,
+        parent_id=run.parent_id,
+        is_replayed=run.is_replayed,
+        pue=run.pue,
+        started_at=started_at,
+        provenance=run.provenance,
+    )
+    return build_run(
+        facts,
+        accounts,
+        IntensityChoice(run.zone, run.intensity[0].value),
+        status=run.status,
+        duration_us=round(run.duration_s * MICROSECONDS_PER_S),
+        is_ended=run.ended_at is not None,
+        not_measured=run.not_measured,
+        warnings=run.warnings,
+        source=run.source,
+    )
+
+
+def _account_of(tail: Tail, start_us: int, gap_us: int) -> DeviceAccount:
+    samples = tail.samples
+    newest_us = int(samples.t_us[-1])
+    if tail.is_continued:
+        start_us = int(samples.t_us[0])
+    ledger = DeviceLedger(samples.device, tail.device_index, gap_us)
+    ledger.push(samples, [start_us], samples.unix_offset_us)
+    ledger.finish([start_us], samples.unix_offset_us, newest_us, newest_us, has_whole_run=not tail.is_continued)
+    return ledger.account()
+
+
+def _interval_s(run: Run) -> float | None:
+    given = run.provenance.get("settings", {}).get("interval_s", {}).get("value")
+    return given if isinstance(given, (int, float)) else None
+
+
+def _joined(settled: list[int], parts: list[IntColumn]) -> IntColumn:
+    return np.concatenate([np.array(settled, dtype=np.int64), *parts])
+
+
+def _readers(db: str | Path | None) -> Iterator[RunReader]:
+    """The database, and beside it the files of runs that it could not take."""
+    given = {} if db is None else {"db": settings_module.checked_argument("db", db)}
+    target = settings_module.resolve(given).db
+    yield reader_of(target)
+    if "://" not in target:
+        for path in sorted(Path(f"{target}.d").glob("*.db")):
+            reader = reader_of(path)
+            with contextlib.suppress(StoreError):  # half written, or not ours: it hides no other run
+                reader.runs(limit=1)
+                yield reader

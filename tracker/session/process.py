@@ -1,0 +1,87 @@
+"""What the runs of one process share: the sampler, the writer, the sensors. The one registry of the package."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+from typing import TYPE_CHECKING, Protocol
+
+from tracker.sampler import Sampler
+from tracker.session.writer import Writer
+
+if TYPE_CHECKING:
+    from tracker.records import Run, RunStatus
+    from tracker.sensors.protocol import Sensor
+
+logger = logging.getLogger(__name__)
+
+
+class Finishing(Protocol):
+    """A run that is still going on."""
+
+    def finish(self, status: RunStatus) -> Run: ...
+
+
+class ProcessState:
+    """The registry. A forked child starts with an empty one: threads do not survive a fork, and nothing of the
+    parent's is touched there."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.lock = threading.Lock()
+        self.sampler = Sampler()
+        self.writer = Writer()
+        self.sensors: dict[tuple[str, ...], Sensor] = {}
+        self.live: list[Finishing] = []
+        self.is_run_id_taken = False
+        self._said: set[str] = set()
+
+    def warn_once(self, cause: str, message: str) -> None:
+        """Log a warning, once per cause and process."""
+        with self.lock:
+            is_new = cause not in self._said
+            self._said.add(cause)
+        if is_new:
+            logger.warning("tracker: %s", message)
+
+
+_state: ProcessState | None = None
+_making = threading.Lock()
+
+
+def process_state() -> ProcessState:
+    """The registry of the calling process, made at the first call."""
+    global _state
+    with _making:
+        if _state is None:
+            if hasattr(os, "register_at_fork"):
+                os.register_at_fork(after_in_child=_forget_in_child)
+            atexit.register(_finish_at_exit)
+            _state = ProcessState()
+        return _state
+
+
+def _forget_in_child() -> None:
+    global _state, _making
+    _making = threading.Lock()  # another thread of the parent may have held it
+    if _state is not None:
+        _state = ProcessState()
+
+
+def _finish_at_exit() -> None:
+    """End what the program left running, when the interpreter ends in an orderly way."""
+    import sys
+
+    state = _state
+    if state is None or state.pid != os.getpid():
+        return
+    error = getattr(sys, "last_value", None)
+    status: RunStatus = "finished"
+    if isinstance(error, KeyboardInterrupt):
+        status = "interrupted"
+    elif error is not None:
+        status = "failed"
+    for run in list(state.live):
+        run.finish(status)

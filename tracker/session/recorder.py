@@ -1,0 +1,327 @@
+"""One run's way from readings to the database: what the sampler brings is settled and committed by the writer."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from tracker.errors import StoreError
+from tracker.intensity.choice import IntensityChoice, choose
+from tracker.machine import boottime_us, clock_pair, this_segment
+from tracker.records import (
+    ClockPair,
+    Device,
+    IntensityUse,
+    Mark,
+    NotMeasured,
+    Reading,
+    Run,
+    RunStatus,
+    Slot,
+    Span,
+    datetime_of,
+)
+from tracker.sensors.protocol import Inventory, Sensor
+from tracker.session import provenance
+from tracker.session.account import DeviceAccount, RunFacts, build_run, gap_us_of
+from tracker.session.inbox import Inbox, Mail
+from tracker.session.ledger import Ledger
+from tracker.session.past import reader_of
+from tracker.session.process import ProcessState
+from tracker.session.target import Target
+from tracker.settings import Settings
+from tracker.store.codec import hot_bytes
+from tracker.store.writing import Chunk, RunWriter
+from tracker.units import MICROSECONDS_PER_S
+
+logger = logging.getLogger(__name__)
+
+SEAL_PERIOD_US: Final = 60 * MICROSECONDS_PER_S
+LAST_READING_TIMEOUT_S: Final = 2.0
+LAST_COMMIT_TIMEOUT_S: Final = 10.0
+SNAPSHOT_TIMEOUT_S: Final = 5.0
+NO_COUNTER_PERIOD_US: Final = MICROSECONDS_PER_S // 10
+
+
+class Recorder:
+    """Records one run.
+
+    The sampler's thread calls found and received, the writer's commit and what has a _ in front; the program's
+    threads call the rest. What is said of a run is kept with it, and logged once.
+    """
+
+    def __init__(
+        self, state: ProcessState, settings: Settings, *, run_id: str, name: str | None, tags: Mapping[str, str]
+    ) -> None:
+        self._state = state
+        self._settings = settings
+        self._pid = os.getpid()
+        self._segment = this_segment()
+        self._clock = self._segment.started
+        self._choice = _choice_of(settings)
+        self._facts = RunFacts(
+            id=run_id,
+            name=name,
+            project=settings.project,
+            tags=dict(tags),
+            parent_id=settings.parent_id,
+            is_replayed=settings.replay is not None,
+            pue=settings.pue,
+            started_at=datetime_of(self._clock.unix_us),
+        )
+        self._inbox = Inbox(unix_offset_us=self._clock.unix_offset_us, start_us=self._clock.boottime_us)
+        self._ledger = Ledger(gap_us_of(settings.interval_s))
+        self._target = Target(settings.db, self._warn)
+        self._periods_us: dict[str, int] = {}  # by name of the sensor
+        self._cost_before = (state.sampler.cost(), state.writer.cpu_s)
+        self._final: Run | None = None
+        # The writer's: what has come in, and what of it the database has not taken yet.
+        self._not_measured: list[NotMeasured] = []
+        self._warnings: list[str] = list(settings.problems)
+        self._devices: list[Device] = []
+        self._rows = array("q")
+        self._spans: list[Span] = []
+        self._marks: list[Mark] = []
+        self._chunks: list[Chunk] = []
+        self._slots: list[Slot] = []
+        self._sealed_us = self._clock.boottime_us
+        if self._choice.zone is not None and self._choice.zone.origin == "world":
+            self._warn("zone", self._choice.warnings[0])
+
+    # The program's threads
+
+    def start(self, sensors: Sequence[tuple[Sensor, int]], deadline_s: float) -> None:
+        """Open database and sensors, take the first readings; until the deadline at most."""
+        self._periods_us = {sensor.name: period_us for sensor, period_us in sensors}
+        self._inbox.expect(self._periods_us)
+        with self._state.lock:
+            self._state.live.append(self)
+        self._state.sampler.attach(self, sensors)
+        self._state.writer.add(self)
+        self._state.writer.call(self._begin, _left_s(deadline_s))
+        self._inbox.all_opened.wait(_left_s(deadline_s))
+        self._state.sampler.read_now(_left_s(deadline_s))
+        start_us = boottime_us()
+        self._inbox.start_us = start_us
+        self._ledger.begin(start_us)
+        self._facts = replace(self._facts, started_at=datetime_of(start_us + self._clock.unix_offset_us))
+
+    def open_span(self, name: str, parent_id: int | None, attributes: Mapping[str, Any]) -> int:
+        return self._inbox.open_span(name, parent_id, attributes, boottime_us())
+
+    def close_span(self, span_id: int) -> None:
+        self._inbox.close_span(span_id, boottime_us())
+
+    def mark(self, values: Mapping[str, Any]) -> None:
+        self._inbox.mark(values, boottime_us())
+
+    def snapshot(self) -> Run:
+        """The run so far, with all readings that have come in."""
+        runs: list[Run] = []
+        if os.getpid() == self._pid:
+            self._state.writer.call(lambda: runs.append(self._preview()), SNAPSHOT_TIMEOUT_S)
+        return self._final or (runs[0] if runs else self._unaccounted("running"))
+
+    def finish(self, status: RunStatus) -> Run:
+        """End the run: the last readings, the last commit, the final record."""
+        stop_us = boottime_us()
+        if os.getpid() != self._pid:
+            return self._unaccounted("running")  # a forked child: the run is the parent's
+        if self._final is not None:
+            return self._final
+        state = self._state
+        try:
+            state.sampler.read_now(LAST_READING_TIMEOUT_S)
+            state.sampler.detach(self)
+            self._inbox.close_all_spans(stop_us)
+            is_done = state.writer.call(lambda: self._finish(stop_us, status), LAST_COMMIT_TIMEOUT_S)
+            if not is_done:
+                self._warn("late", f"run {self._facts.id} is still being written after {LAST_COMMIT_TIMEOUT_S:g} s")
+            elif self._final is None:
+                self._warn("fault", f"run {self._facts.id}: its figures could not be worked out; its readings are kept")
+        finally:
+            state.writer.remove(self, LAST_READING_TIMEOUT_S)
+            with state.lock:
+                if self in state.live:
+                    state.live.remove(self)
+        return self._final or self._unaccounted(status)
+
+    # The sampler's thread
+
+    def found(self, sensor: Sensor, inventory: Inventory) -> None:
+        """As Listener.found; sets how often the sensor must be read for these devices."""
+        period_us = self._periods_us[sensor.name]
+        devices = inventory.devices
+        if self._settings.interval_s is None and any(d.kind == "gpu" and not d.has_counter for d in devices):
+            period_us = min(period_us, NO_COUNTER_PERIOD_US)
+        for device in devices:
+            if device.counter_modulus_uj is not None and device.max_power_mw:
+                # Half the time of a wrap at the highest power: longer cells cannot tell one wrap from two.
+                wrap_us = device.counter_modulus_uj * 1000 // device.max_power_mw
+                period_us = min(period_us, max(NO_COUNTER_PERIOD_US, wrap_us // 2))
+        if period_us != self._periods_us[sensor.name]:
+            self._state.sampler.set_period(self, sensor, period_us)
+        for warning in inventory.warnings:
+            self._warn(warning, warning)
+        self._inbox.found(sensor, inventory)
+
+    def received(self, sensor: Sensor, devices: Sequence[Device], readings: Sequence[Reading]) -> None:
+        self._inbox.received(sensor, devices, readings)
+
+    # The writer's thread
+
+    def commit(self) -> None:
+        """Commit what has come in; each minute seal it."""
+        now = clock_pair()
+        self._absorb(self._inbox.empty())
+        if now.boottime_us - self._sealed_us >= SEAL_PERIOD_US:
+            self._settle(now)
+            self._write(lambda writer: self._seal(writer, now))
+        else:
+            self._write(lambda writer: self._commit(writer, now))
+
+    def _begin(self) -> None:
+        run = self._unaccounted("running")
+        origin = self._choice.zone.origin if self._choice.zone is not None else "setting"
+        # On record from the first moment, so that a run killed at once can still be priced.
+        use = IntensityUse(self._choice.value, origin, 0.0, 0.0, 0)
+        self._target.begin(replace(run, intensity=(use,)), self._segment, self._argv())
+
+    def _finish(self, stop_us: int, status: RunStatus) -> None:
+        now = clock_pair()
+        self._absorb(self._inbox.empty())
+        settlement = self._ledger.finish(now.unix_offset_us, stop_us)
+        self._keep(settlement)
+        run = self._record(self._ledger.accounts(), status, stop_us)
+        self._final = run
+        self._write(lambda writer: self._end(writer, run, now))
+        self._target.close()
+
+    def _preview(self) -> Run:
+        now = clock_pair()
+        self._absorb(self._inbox.empty())
+        return self._record(self._ledger.preview(now.unix_offset_us, now.boottime_us), "running", now.boottime_us)
+
+    def _absorb(self, mail: Mail) -> None:
+        for index, device in mail.devices:
+            self._ledger.add_device(index, device)
+            self._devices.append(device)
+        self._not_measured += mail.not_measured
+        self._ledger.take(hot_bytes(mail.rows), mail.spans)
+        self._rows.extend(mail.rows)
+        self._spans += [opened.span for opened in mail.spans]
+        self._marks += mail.marks
+
+    def _settle(self, now: ClockPair) -> None:
+        self._keep(self._ledger.settle(now.unix_offset_us))
+        self._sealed_us = now.boottime_us
+
+    def _keep(self, settlement: Any) -> None:
+        self._chunks += [Chunk(part.device_index, part.samples, part.settled_us) for part in settlement.sealed]
+        self._slots += settlement.slots
+        self._spans += settlement.spans
+        self._rows = array("q")
+
+    def _write(self, work: Any) -> None:
+        """Have the database take what it has not taken yet; what fails is tried again with the next commit."""
+        writer = self._target.writer
+        if writer is None:
+            return
+        try:
+            if self._devices:
+                writer.add_devices(self._devices)
+                self._devices = []
+            work(writer)
+        except StoreError as exc:
+            self._warn(f"commit {self._target.db}", f"{exc}; readings are kept in memory until it takes them")
+
+    def _commit(self, writer: RunWriter, now: ClockPair) -> None:
+        if self._chunks:  # a seal has failed: it comes first
+            self._seal(writer, now)
+            return
+        writer.commit_second(self._rows, now, spans=self._spans, marks=self._marks)
+        self._rows, self._spans, self._marks = array("q"), [], []
+
+    def _seal(self, writer: RunWriter, now: ClockPair) -> None:
+        run = self._record(self._ledger.accounts(), "running", now.boottime_us)
+        writer.seal(run, self._chunks, self._slots, now, spans=self._spans, marks=self._marks)
+        self._chunks, self._slots, self._spans, self._marks = [], [], [], []
+
+    def _end(self, writer: RunWriter, run: Run, now: ClockPair) -> None:
+        writer.finish(run, self._chunks, self._slots, now, spans=self._spans, marks=self._marks)
+        self._chunks, self._slots, self._spans, self._marks = [], [], [], []
+
+    def _record(self, accounts: Sequence[DeviceAccount], status: RunStatus, until_us: int) -> Run:
+        return build_run(
+            replace(self._facts, provenance=self._provenance()),
+            accounts,
+            self._choice,
+            status=status,
+            duration_us=max(0, until_us - self._inbox.start_us),
+            is_ended=status != "running",
+            not_measured=self._not_measured,
+            warnings=self._warnings,
+            source=reader_of(self._target.db) if self._target.db else None,
+        )
+
+    # Any thread
+
+    def _unaccounted(self, status: RunStatus) -> Run:
+        """The run without any energy: before there is any, or where it could not be had."""
+        return build_run(
+            self._facts,
+            [],
+            self._choice,
+            status=status,
+            duration_us=max(0, boottime_us() - self._inbox.start_us),
+            is_ended=status != "running",
+            not_measured=list(self._not_measured),
+            warnings=list(self._warnings),
+        )
+
+    def _warn(self, cause: str, message: str) -> None:
+        if message not in self._warnings:
+            self._warnings.append(message)
+        self._state.warn_once(cause, message)
+
+    def _argv(self) -> list[str] | None:
+        return provenance.masked_argv(sys.argv) if self._settings.store_argv else None
+
+    def _provenance(self) -> Mapping[str, Any]:
+        before, writer_before_s = self._cost_before
+        cost = self._state.sampler.cost()
+        return {
+            "versions": provenance.versions(),
+            "settings": provenance.settings_with_origin(self._settings),
+            "own_cost": {
+                "cpu_s": cost.cpu_s - before.cpu_s + self._state.writer.cpu_s - writer_before_s,
+                "sensor_reads": cost.readings - before.readings,
+                "sensor_latency_mean_s": cost.latency_mean_s,
+                "sensor_latency_max_s": cost.latency_max_s,
+            },
+        }
+
+
+def _choice_of(settings: Settings) -> IntensityChoice:
+    origin = settings.origins.get("zone", "")
+    return choose(
+        settings.intensity_g_per_kwh,
+        settings.zone,
+        environ=os.environ,
+        intensity_origin=_named(settings.origins.get("intensity_g_per_kwh", ""), "intensity_g_per_kwh"),
+        zone_origin=_named(origin, "zone"),
+    )
+
+
+def _named(origin: str, name: str) -> str:
+    return f"argument {name}" if origin == "argument" else origin
+
+
+def _left_s(deadline_s: float) -> float:
+    return max(0.0, deadline_s - time.monotonic())

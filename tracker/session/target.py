@@ -1,0 +1,71 @@
+"""Where a run is written: the database asked for, else a run file, else nowhere but in memory, each said once."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tracker.errors import StoreError
+from tracker.store.opening import open_for_writing
+from tracker.store.writing import RunWriter
+
+if TYPE_CHECKING:
+    from tracker.records import Run, Segment
+    from tracker.store.opening import Database
+
+
+class Target:
+    """Opens the first place that takes the run. Used by the writer's thread alone.
+
+    Attributes:
+        db: where the run is written, as open_for_reading takes it; None: nowhere.
+        writer: writes there; None: nowhere.
+    """
+
+    def __init__(self, db: str, warn: Callable[[str, str], None]) -> None:
+        self.db: str | None = None
+        self.writer: RunWriter | None = None
+        self._wanted = db
+        self._warn = warn
+        self._database: Database | None = None
+
+    def begin(self, run: Run, segment: Segment, argv: Sequence[str] | None) -> None:
+        """Put the run on record as running."""
+        first_error: StoreError | None = None
+        for place in self._places(run.id, segment.host):
+            try:
+                database = open_for_writing(place)
+                writer = RunWriter(database)
+                writer.begin(run, segment, argv)
+            except StoreError as exc:
+                first_error = first_error or exc
+                continue
+            self.db, self.writer, self._database = place, writer, database
+            break
+        if first_error is not None:
+            outcome = f"the run is kept in {self.db}" if self.db else "nothing of the run is kept after it"
+            self._warn(f"target {self._wanted}", f"{first_error}; {outcome}")
+
+    def close(self) -> None:
+        """Let go of the place."""
+        if self.writer is not None:
+            self.writer.close()
+        if self._database is not None:
+            self._database.close()
+        self.writer = self._database = None
+
+    def _places(self, run_id: str, host: str) -> Iterator[str]:
+        import platformdirs
+
+        yield self._wanted
+        name = f"{run_id}.{re.sub(r'[^A-Za-z0-9._-]', '_', host)}.db"
+        if "://" not in self._wanted:
+            yield str(Path(f"{self._wanted}.d") / name)
+        yield str(platformdirs.user_state_path("tracker", appauthor=False) / "runs" / name)
+        try:
+            yield str(Path(tempfile.mkdtemp(prefix="tracker-")) / name)
+        except OSError:
+            return

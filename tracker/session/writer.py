@@ -1,0 +1,96 @@
+"""The thread that commits: once a second, the readings of every run of the process that have come in since."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
+
+logger = logging.getLogger(__name__)
+
+COMMIT_PERIOD_S: Final = 1.0
+
+
+class Committing(Protocol):
+    """A run that wants to be committed each second. Called in the writer's thread; must not raise."""
+
+    def commit(self) -> None: ...
+
+
+class _Job:
+    def __init__(self, work: Callable[[], None]) -> None:
+        self.work = work
+        self.done = threading.Event()
+
+
+class Writer:
+    """Runs commits and jobs in one thread, which lives while there is a run to commit."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._runs: list[Committing] = []
+        self._jobs: list[_Job] = []
+        self._thread: threading.Thread | None = None
+        self.cpu_s = 0.0
+
+    def add(self, run: Committing) -> None:
+        """Commit this run each second from now on."""
+        with self._condition:
+            self._runs.append(run)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._loop, name="tracker-writer", daemon=True)
+                self._thread.start()
+
+    def call(self, work: Callable[[], None], timeout_s: float) -> bool:
+        """Do work in the writer's thread; false when it is not done within timeout_s (it will still be done)."""
+        job = _Job(work)
+        with self._condition:
+            if self._thread is None or not self._thread.is_alive():
+                return False
+            self._jobs.append(job)
+            self._condition.notify_all()
+        return job.done.wait(timeout_s)
+
+    def remove(self, run: Committing, timeout_s: float) -> None:
+        """Commit this run no more; with the last one the thread ends."""
+        with self._condition:
+            if run in self._runs:
+                self._runs.remove(run)
+            self._condition.notify_all()
+            thread = None if self._runs else self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout_s)
+
+    def _loop(self) -> None:
+        cpu_before_s = self.cpu_s
+        due_s = time.monotonic() + COMMIT_PERIOD_S
+        while True:
+            with self._condition:
+                jobs, self._jobs = self._jobs, []
+                if not jobs:
+                    if not self._runs:
+                        self._thread = None
+                        return
+                    left_s = due_s - time.monotonic()
+                    if left_s > 0:
+                        self._condition.wait(left_s)
+                        continue
+                runs = list(self._runs)
+            for job in jobs:
+                self._guard(job.work)
+                job.done.set()
+            if time.monotonic() >= due_s:
+                for run in runs:
+                    self._guard(run.commit)
+                # What a stall has missed is not made up for: the buffers hold it all.
+                due_s = max(due_s + COMMIT_PERIOD_S, time.monotonic())
+            self.cpu_s = cpu_before_s + time.thread_time()
+
+    def _guard(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception:
+            # Work handles its own errors; a fault of ours here must not end the commits of other runs.
+            logger.exception("tracker: a commit failed")

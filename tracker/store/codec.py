@@ -1,0 +1,193 @@
+"""Readings as bytes: the rows committed each second, and the compressed chunks they are sealed into.
+
+A committed second ("hot") is rows of five little-endian int64, in HOT_COLUMNS' order, MISSING for what a device did not
+give. A chunk holds one device's columns: one byte of flags, then a zlib stream of t, power, counter and average as
+zigzag differences with their bytes shuffled, each followed by its mask where only a part of it is known. Columns that
+are unknown throughout take no space. Measured on a jittered 1 Hz trace with counter, 60 readings a chunk: see
+benchmarks/store_queries.py; the choice of delta + shuffle + zlib: knowledge/ecosystem.md, section 6.
+"""
+
+from __future__ import annotations
+
+import sys
+import zlib
+from array import array
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from tracker.errors import StoreError
+from tracker.records import Device, Reading, Samples
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from tracker.records import BoolColumn, IntColumn
+
+MISSING: Final = -(2**63)  # no true reading: powers and counters are not negative
+HOT_COLUMNS: Final = ("device_index", "t_us", "power_mw", "counter_uj", "power_average_mw")
+CHUNK_FORMAT: Final = 1
+
+_ZLIB_LEVEL: Final = 6
+_ALL_UNKNOWN, _ALL_KNOWN, _PARTLY_KNOWN = 0, 1, 2
+_MASKED_COLUMNS: Final = 3
+_BYTES_PER_VALUE: Final = 8
+
+
+def append_reading(rows: array[int], device_index: int, reading: Reading) -> None:
+    """Add one reading to the rows of the next commit, an array of type "q"."""
+    rows.append(device_index)
+    rows.append(reading.t_us)
+    for value in (reading.power_mw, reading.counter_uj, reading.power_average_mw):
+        rows.append(MISSING if value is None else value)
+
+
+def hot_bytes(rows: array[int]) -> bytes:
+    """The rows of one commit as they are stored."""
+    if sys.byteorder == "big":
+        rows = array("q", rows)
+        rows.byteswap()
+    return rows.tobytes()
+
+
+def hot_rows(payload: bytes) -> npt.NDArray[np.int64]:
+    """The rows of a commit.
+
+    Returns:
+        shape (n, 5), columns as in HOT_COLUMNS.
+
+    Raises:
+        StoreError: the bytes are no whole number of rows.
+    """
+    row_bytes = _BYTES_PER_VALUE * len(HOT_COLUMNS)
+    if len(payload) % row_bytes:
+        raise StoreError(f"a committed second is damaged: {len(payload)} bytes are no whole number of readings")
+    return np.frombuffer(payload, dtype="<i8").astype(np.int64).reshape(-1, len(HOT_COLUMNS))
+
+
+def samples_of_hot(device: Device, rows: npt.NDArray[np.int64]) -> Samples:
+    """One device's rows, shape (n, 5), as columns in order of time."""
+    rows = rows[np.argsort(rows[:, 1], kind="stable")]
+    columns = []
+    for values in (rows[:, 2], rows[:, 3], rows[:, 4]):
+        known = values != MISSING
+        columns.append((np.where(known, values, 0), known))
+    return _samples(device, rows[:, 1].copy(), columns)
+
+
+def encode_chunk(samples: Samples) -> bytes:
+    """The columns of one device as a chunk of CHUNK_FORMAT."""
+    flags = 0
+    parts = [_packed(samples.t_us)]
+    for position, (values, known) in enumerate(_columns(samples)):
+        state = _ALL_KNOWN if known.all() else _PARTLY_KNOWN if known.any() else _ALL_UNKNOWN
+        flags |= state << (2 * position)
+        if state != _ALL_UNKNOWN:
+            parts.append(_packed(values))
+        if state == _PARTLY_KNOWN:
+            parts.append(np.packbits(known).tobytes())
+    return bytes([flags]) + zlib.compress(b"".join(parts), _ZLIB_LEVEL)
+
+
+def decode_chunk(payload: bytes, n: int, chunk_format: int, device: Device) -> Samples:
+    """The columns of a chunk, exactly as they were encoded.
+
+    Args:
+        payload: what encode_chunk gave.
+        n: how many readings the chunk holds.
+        chunk_format: the format's number, stored beside the payload.
+        device: whose they are.
+
+    Raises:
+        StoreError: the format is unknown or the bytes are damaged.
+    """
+    if chunk_format != CHUNK_FORMAT:
+        raise StoreError(f"a chunk of samples has format {chunk_format}, this tracker reads {CHUNK_FORMAT}: update it")
+    if not payload or n < 0:
+        raise StoreError("a chunk of samples is damaged: it is empty")
+    states = [payload[0] >> (2 * position) & 3 for position in range(_MASKED_COLUMNS)]
+    if payload[0] >> (2 * _MASKED_COLUMNS) or max(states) > _PARTLY_KNOWN:
+        raise StoreError("a chunk of samples is damaged: its first byte is no description of columns")
+    column_bytes, mask_bytes = n * _BYTES_PER_VALUE, (n + 7) // 8
+    size = column_bytes + sum((state != _ALL_UNKNOWN) * column_bytes for state in states)
+    size += states.count(_PARTLY_KNOWN) * mask_bytes
+    body = _inflated(payload[1:], size)
+    t_us = _unpacked(body[:column_bytes])
+    at = column_bytes
+    columns = []
+    for state in states:
+        values, known = np.zeros(n, np.int64), np.full(n, state == _ALL_KNOWN)
+        if state != _ALL_UNKNOWN:
+            values = _unpacked(body[at : at + column_bytes])
+            at += column_bytes
+        if state == _PARTLY_KNOWN:
+            known = np.unpackbits(np.frombuffer(body[at : at + mask_bytes], np.uint8), count=n).astype(np.bool_)
+            at += mask_bytes
+        columns.append((values, known))
+    return _samples(device, t_us, columns)
+
+
+def joined(device: Device, pieces: list[Samples], unix_offset_us: int) -> Samples:
+    """Pieces of one device in one segment, in order of time, as one."""
+    columns = [
+        (
+            np.concatenate([values for values, _ in of_pieces]),
+            np.concatenate([known for _, known in of_pieces]),
+        )
+        for of_pieces in zip(*(_columns(piece) for piece in pieces), strict=True)
+    ]
+    return _samples(device, np.concatenate([piece.t_us for piece in pieces]), columns, unix_offset_us)
+
+
+def since(samples: Samples, t_us: int) -> Samples:
+    """The readings at t_us and later."""
+    start = int(np.searchsorted(samples.t_us, t_us, side="left"))
+    columns = [(values[start:], known[start:]) for values, known in _columns(samples)]
+    return _samples(samples.device, samples.t_us[start:], columns, samples.unix_offset_us)
+
+
+def _columns(samples: Samples) -> tuple[tuple[IntColumn, BoolColumn], ...]:
+    return (
+        (samples.power_mw, samples.power_known),
+        (samples.counter_uj, samples.counter_known),
+        (samples.power_average_mw, samples.power_average_known),
+    )
+
+
+def _samples(
+    device: Device, t_us: IntColumn, columns: list[tuple[IntColumn, BoolColumn]], unix_offset_us: int = 0
+) -> Samples:
+    for column in (t_us, *(c for pair in columns for c in pair)):
+        column.setflags(write=False)
+    (power, power_known), (counter, counter_known), (average, average_known) = columns
+    return Samples(
+        device, t_us, power, power_known, counter, counter_known, average, average_known, unix_offset_us=unix_offset_us
+    )
+
+
+def _packed(values: IntColumn) -> bytes:
+    """Differences with the sign in the lowest bit, so that small ones have high bytes of 0, then all first bytes,
+    all second bytes …; differences wrap in 64 bits, so every int64 survives."""
+    wrapping = values.astype(np.uint64)
+    wrapping[1:] -= wrapping[:-1].copy()
+    differences = wrapping.view(np.int64)
+    zigzag = (differences << 1) ^ (differences >> 63)
+    return zigzag.astype("<i8").view(np.uint8).reshape(-1, _BYTES_PER_VALUE).T.tobytes()
+
+
+def _unpacked(packed: bytes) -> IntColumn:
+    shuffled = np.frombuffer(packed, np.uint8).reshape(_BYTES_PER_VALUE, -1)
+    zigzag = np.ascontiguousarray(shuffled.T).view("<u8").ravel().astype(np.uint64)
+    differences = (zigzag >> np.uint64(1)) ^ (np.uint64(0) - (zigzag & np.uint64(1)))
+    return np.cumsum(differences, dtype=np.uint64).view(np.int64)
+
+
+def _inflated(stream: bytes, size: int) -> bytes:
+    inflater = zlib.decompressobj()
+    try:
+        body = inflater.decompress(stream, size + 1)  # never more than a damaged or hostile file may cost
+    except zlib.error as exc:
+        raise StoreError(f"a chunk of samples is damaged: {exc}") from exc
+    if len(body) != size or not inflater.eof:
+        raise StoreError(f"a chunk of samples is damaged: it does not hold the {size} bytes it should")
+    return body

@@ -1,0 +1,383 @@
+"""Opening a database: creating, recognising and migrating it, and the rules of every SQLite connection.
+
+A write transaction begins with BEGIN IMMEDIATE: one that reads first and then wants to write is refused at once when
+another has written meanwhile, whatever its timeout (half of all transactions of 64 writers: measured). Nothing uses
+mmap, readers open `mode=ro`. Connections last as long as their block, so no file handle stays behind.
+
+**Which process checkpoints.** SQLite before 3.51.3 can damage a database when one connection restarts the WAL while
+another is inside a second checkpoint (the WAL-reset fault, https://www.sqlite.org/wal.html#walresetbug), and nearly
+every Python has such a SQLite. So no connection checkpoints by itself (`wal_autocheckpoint=0`, which would checkpoint
+beside other writers). A writer that has just sealed checkpoints when the WAL has grown past WAL_LIMIT_BYTES, in the
+TRUNCATE mode, which holds the lock of writers throughout: nobody can restart the WAL meanwhile. The last connection to
+close checkpoints too, alone by an exclusive lock. Readers cannot checkpoint. Electing one process is issue 4.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final, cast
+
+import sqlalchemy as sa
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+from tracker.errors import NotADatabaseError, SchemaTooNewError, StoreError
+from tracker.store import tables
+
+BUSY_TIMEOUT_S: Final = 5.0
+CHECKPOINT_TIMEOUT_S: Final = 1.0  # the longest a reader may hold up other writers through a checkpoint
+WAL_LIMIT_BYTES: Final = 4 * 2**20
+FILE_MODE: Final = 0o600
+FOLDER_MODE: Final = 0o700
+
+_MARKS_OF_OURS: Final = {"runs", "segments", "hot_readings", "alembic_version"}
+_POSTGRESQL_LOCK: Final = 0x74726163  # "trac": any number that others are unlikely to take
+_RETRY_S: Final = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """A state of the schema and the way to it.
+
+    Attributes:
+        version: stamped in PRAGMA user_version; its four digits are the Alembic revision.
+        migrations: folder of the Alembic scripts; None: ours, found when needed.
+    """
+
+    version: int = tables.SCHEMA_VERSION
+    migrations: Path | None = None
+
+    @property
+    def revision(self) -> str:
+        return f"{self.version:04d}"
+
+
+CURRENT: Final = Schema()
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """An opened database. engine.connect() makes a connection that ends with its block.
+
+    Attributes:
+        label: for messages: the path, or the URL without its password.
+        path: the file; None for a server.
+        version: of its schema; None: there is nothing in it, or no file at all (reading only).
+    """
+
+    engine: sa.Engine
+    label: str
+    path: Path | None
+    version: int | None
+
+    def wal_bytes(self) -> int:
+        """Size of the write-ahead log; 0 where there is none."""
+        try:
+            return Path(f"{self.path}-wal").stat().st_size if self.path else 0
+        except OSError:
+            return 0
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+@contextmanager
+def store_errors(label: str) -> Iterator[None]:
+    """Turns what SQLAlchemy, SQLite and the file system raise within into StoreError."""
+    try:
+        yield
+    except (SQLAlchemyError, sqlite3.Error, OSError) as exc:
+        cause = exc.orig if isinstance(exc, DBAPIError) and exc.orig is not None else exc
+        raise _translated(label, cause) from exc
+
+
+def _translated(label: str, cause: BaseException) -> StoreError:
+    code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_NOTADB:
+        return NotADatabaseError(f"{label}: is not a database; move it away or set TRACKER_DB to another path")
+    if code == sqlite3.SQLITE_CORRUPT:
+        return StoreError(f"{label}: is damaged ({cause}); keep a copy and try `sqlite3 FILE .recover`")
+    if code == sqlite3.SQLITE_BUSY:
+        return StoreError(f"{label}: another program has kept it locked for {BUSY_TIMEOUT_S:g} s")
+    if code == sqlite3.SQLITE_FULL:
+        return StoreError(f"{label}: the disk is full")
+    if code == sqlite3.SQLITE_READONLY:
+        return StoreError(f"{label}: cannot be written ({cause})")
+    if code == sqlite3.SQLITE_CANTOPEN:
+        return StoreError(f"{label}: cannot be opened; is its folder there, and yours to write?")
+    reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause).strip()
+    return StoreError(f"{label}: {reason}")
+
+
+def open_for_writing(db: str | Path, schema: Schema = CURRENT) -> Database:
+    """A database to write to. A file that is missing or empty is made one, an older one is migrated.
+
+    Any number of processes may do this at once. A server's schema is left alone.
+
+    Args:
+        db: a path or an SQLAlchemy URL.
+        schema: the one that this code writes.
+
+    Raises:
+        NotADatabaseError: the path is a folder, another kind of file, or another program's database.
+        SchemaTooNewError: a newer tracker wrote it.
+        StoreError: it cannot be opened or written, or is a server without the schema.
+    """
+    path, url = _place(db)
+    if path is None:
+        return _server(url, schema)
+    label = str(path)
+    with store_errors(label):
+        _make_file(path)
+        engine = _file_engine(_uri(path, "mode=rw"), "BEGIN IMMEDIATE")
+        with closing(_connect(_uri(path, "mode=rw"))) as raw:
+            version = _version_of_file(raw, label)
+            _refuse_newer(version, schema, label)
+            is_current = version == schema.version and raw.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+        if not is_current:
+            _bring_up(engine, label, schema)
+    return Database(engine, label, path, schema.version)
+
+
+def open_for_reading(db: str | Path, schema: Schema = CURRENT) -> Database:
+    """A database to read only. A missing file is like an empty database; a newer one is read as far as it can be.
+
+    An older file is migrated first, which needs the right to write it.
+
+    Raises:
+        NotADatabaseError: as for writing.
+        StoreError: it cannot be opened, or is older and cannot be written.
+    """
+    path, url = _place(db)
+    if path is None:
+        return _server(url, schema, is_newer_welcome=True)
+    label = str(path)
+    with store_errors(label):
+        if not path.exists():
+            return Database(_file_engine(_uri(path, "mode=ro"), "BEGIN"), label, path, None)
+        _refuse_non_file(path)
+        has_wal = Path(f"{path}-wal").exists()
+        # Without the right to write the folder SQLite cannot make its -shm file, and needs none if nobody writes.
+        is_still = not has_wal and not os.access(path.parent, os.W_OK)
+        uri = _uri(path, "mode=ro&immutable=1" if is_still else "mode=ro")
+        with closing(_connect(uri)) as raw:
+            version = _version_of_file(raw, label)
+    if version is not None and version < schema.version:
+        open_for_writing(path, schema).close()
+        version = schema.version
+    return Database(_file_engine(uri, "BEGIN"), label, path, version)
+
+
+def upgrade(db: str | Path, schema: Schema = CURRENT) -> None:
+    """Create or migrate the schema of a server database (or a file), one caller at a time.
+
+    Raises:
+        SchemaTooNewError: a newer tracker made it.
+        StoreError: it cannot be reached or changed.
+    """
+    path, url = _place(db)
+    if path is not None:
+        open_for_writing(path, schema).close()
+        return
+    engine, label = _server_engine(url)
+    with store_errors(label), engine.begin() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_POSTGRESQL_LOCK)))
+        version = _version_of_server(connection, label)
+        _refuse_newer(version, schema, label)
+        if version != schema.version:
+            _run_migrations(connection, schema)
+
+
+def checkpoint(database: Database, connection: sa.Connection) -> None:
+    """Move a WAL that has grown large into the database, by a write connection outside a transaction."""
+    if database.wal_bytes() <= WAL_LIMIT_BYTES:
+        return
+    raw = driver_connection(connection)
+    raw.execute(f"PRAGMA busy_timeout={round(CHECKPOINT_TIMEOUT_S * 1000)}")
+    try:
+        raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    finally:
+        raw.execute(f"PRAGMA busy_timeout={round(BUSY_TIMEOUT_S * 1000)}")
+
+
+def driver_connection(connection: sa.Connection) -> sqlite3.Connection:
+    """What lies under a connection to a file: for pragmas that SQLite refuses within a transaction."""
+    return cast(sqlite3.Connection, connection.connection.driver_connection)
+
+
+def _place(db: str | Path) -> tuple[Path | None, sa.URL]:
+    """The file, and the URL where it is none."""
+    if isinstance(db, Path) or "://" not in db:
+        return Path(os.path.realpath(db)), sa.URL.create("sqlite")
+    try:
+        url = sa.make_url(db)
+    except ArgumentError:  # its text would repeat the URL, password and all
+        raise StoreError("the database's URL cannot be read; it should look like postgresql://user@host/name") from None
+    if url.get_backend_name() != "sqlite":
+        return None, url
+    if not url.database or url.database.startswith((":memory:", "file:")):
+        raise StoreError(f"{url}: runs are kept in a file; give its path")
+    return Path(os.path.realpath(url.database)), url
+
+
+def _uri(path: Path, query: str) -> str:
+    return f"{path.as_uri()}?{query}"
+
+
+def _connect(uri: str) -> sqlite3.Connection:
+    # isolation_level None: the module begins no transactions of its own. The writer's thread is not the opener's.
+    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA wal_autocheckpoint=0").fetchall()
+    connection.execute("PRAGMA synchronous=NORMAL")
+    return connection
+
+
+def _file_engine(uri: str, begin: str) -> sa.Engine:
+    connect: Callable[[], sqlite3.Connection] = lambda: _connect(uri)  # noqa: E731
+    engine = sa.create_engine("sqlite://", creator=connect, poolclass=NullPool, hide_parameters=True)
+    sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
+    return engine
+
+
+def _refuse_non_file(path: Path) -> None:
+    if path.is_dir():
+        raise NotADatabaseError(f"{path}: is a folder; give the path of a file in it, such as {path / 'runs.db'}")
+    if path.exists() and not path.is_file():
+        raise NotADatabaseError(f"{path}: is not a file; set TRACKER_DB to another path")
+
+
+def _make_file(path: Path) -> None:
+    """An empty file, private to the user, where there is none; an existing one keeps its mode."""
+    _refuse_non_file(path)
+    missing = []
+    folder = path.parent
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    for folder in reversed(missing):
+        folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
+    with suppress(FileExistsError):
+        # Closing a database's file would drop this process's locks on it; nobody can have this one open yet.
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, FILE_MODE))
+
+
+def _version_of_file(raw: sqlite3.Connection, label: str) -> int | None:
+    """The schema's version; None: the database is empty.
+
+    Raises:
+        NotADatabaseError: it is another program's.
+    """
+    names = {name for (name,) in raw.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")}
+    if not names:
+        return None
+    if not names >= _MARKS_OF_OURS:
+        raise NotADatabaseError(
+            f"{label}: is another program's database (it has {', '.join(sorted(names)[:3])} …); "
+            "set TRACKER_DB to another path"
+        )
+    (version,) = raw.execute("PRAGMA user_version").fetchone()
+    if version == 0:  # restored from an SQL dump, which holds no pragmas
+        (version,) = raw.execute("SELECT max(version_num) FROM alembic_version").fetchone()
+    return int(version)
+
+
+def _refuse_newer(version: int | None, schema: Schema, label: str) -> None:
+    if version is not None and version > schema.version:
+        raise SchemaTooNewError(
+            f"{label}: a newer tracker wrote it, with schema {version}; this one writes schema {schema.version}. "
+            "Upgrade this one (pip install -U gpu-energy-tracker) or set TRACKER_DB to another path; "
+            "reading may still work"
+        )
+
+
+def _bring_up(engine: sa.Engine, label: str, schema: Schema) -> None:
+    """Create or migrate a file, in one transaction that looks again first: others may be at it too."""
+    with engine.connect() as connection:
+        raw = driver_connection(connection)
+        if _version_of_file(raw, label) is None:
+            # No data can be lost yet. The switch to WAL below writes the file and waits for all of it.
+            raw.execute("PRAGMA synchronous=OFF")
+        with connection.begin():
+            version = _version_of_file(raw, label)
+            _refuse_newer(version, schema, label)
+            if version is None:
+                tables.metadata.create_all(connection, checkfirst=False)
+                connection.execute(tables.alembic_version.insert(), {"version_num": schema.revision})
+            elif version < schema.version:
+                _run_migrations(connection, schema)
+            connection.exec_driver_sql(f"PRAGMA user_version={schema.version:d}")
+        raw.execute("PRAGMA synchronous=FULL")
+        _switch_to_wal(raw)
+
+
+def _switch_to_wal(raw: sqlite3.Connection) -> None:
+    deadline_s = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            raw.execute("PRAGMA journal_mode=WAL").fetchall()
+        except sqlite3.OperationalError as exc:
+            # SQLite does not always wait here for others that are at the same switch.
+            if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline_s:
+                raise
+            time.sleep(_RETRY_S)
+        else:
+            return
+
+
+def _server_engine(url: sa.URL) -> tuple[sa.Engine, str]:
+    label = url.set(query={}).render_as_string(hide_password=True)  # a query may hold a password too
+    try:
+        return sa.create_engine(url, poolclass=NullPool, hide_parameters=True), label
+    except ModuleNotFoundError as exc:
+        raise StoreError(f"{label}: needs the package {exc.name}, which is not installed") from exc
+    except SQLAlchemyError as exc:
+        raise StoreError(f"{label}: no database of this kind is known") from exc
+
+
+def _server(url: sa.URL, schema: Schema, *, is_newer_welcome: bool = False) -> Database:
+    engine, label = _server_engine(url)
+    with store_errors(label), engine.connect() as connection:
+        version = _version_of_server(connection, label)
+    if not is_newer_welcome:
+        _refuse_newer(version, schema, label)
+    if version is None or version < schema.version:
+        state = "has no tables of the tracker" if version is None else f"has schema {version}, not {schema.version}"
+        raise StoreError(f"{label}: {state}; run `tracker db upgrade` once")
+    return Database(engine, label, None, version)
+
+
+def _version_of_server(connection: sa.Connection, label: str) -> int | None:
+    names = set(sa.inspect(connection).get_table_names())
+    if not names:
+        return None
+    if not names >= _MARKS_OF_OURS:
+        raise NotADatabaseError(f"{label}: holds another program's tables; give the tracker a database of its own")
+    return int(connection.execute(sa.select(sa.func.max(tables.alembic_version.c.version_num))).scalar_one())
+
+
+def _run_migrations(connection: sa.Connection, schema: Schema) -> None:
+    # Imported here alone: it costs 0.3 s, and few runs meet an older database.
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    folder = str(schema.migrations or _migrations_folder())
+    config.set_main_option("script_location", folder.replace("%", "%%"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, schema.revision)
+
+
+def _migrations_folder() -> Path:
+    """tracker.migrations where the package is installed, the folder beside the package in a checkout."""
+    spec = find_spec("tracker.migrations")
+    if spec is not None and spec.submodule_search_locations:
+        return Path(spec.submodule_search_locations[0])
+    return Path(__file__).resolve().parents[2] / "migrations"

@@ -1,0 +1,430 @@
+"""Writing a run: its row at once, its readings each second, sealed chunks and slots each minute, its end."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Final, cast
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import sqlite
+
+from tracker.errors import StoreError
+from tracker.records import ClockPair, Device, Mark, Run, RunStatus, Samples, Segment, Slot, Span
+from tracker.store import rows, tables
+from tracker.store.codec import HOT_COLUMNS, hot_bytes
+from tracker.store.opening import Database, checkpoint, driver_connection, store_errors
+
+# Connections inherited over a fork: SQLite forbids even to close them in the child, which their end would do.
+_inherited: Final[list[sa.Connection]] = []
+
+
+class _Statements:
+    """What a writer executes again and again, built once for a dialect: building them costs more than running them."""
+
+    def __init__(self, dialect: str) -> None:
+        insert = _conflict_insert(dialect)
+        self.run = insert(tables.runs).on_conflict_do_update(
+            index_elements=["id"], set_={"status": "running", "ended_unix_us": None}
+        )
+        self.details = insert(tables.run_details).on_conflict_do_nothing()
+        self.tags = insert(tables.tags).on_conflict_do_nothing()
+        self.clocks = insert(tables.clock_pairs).on_conflict_do_nothing()
+        self.intensities = insert(tables.intensities).on_conflict_do_nothing()
+        self.spans = _replacing(insert(tables.spans), "ended_unix_us", "duration_us", "energy_j", "coverage")
+        self.pricing = _replacing(
+            insert(tables.pricings), "created_unix_us", "zone", "pue", "emissions_g", "emissions_modelled_g"
+        )
+        slots = insert(tables.slots)
+        held, more = tables.slots.c, slots.excluded
+        is_higher = sa.or_(held.max_power_mw.is_(None), more.max_power_mw > held.max_power_mw)
+        self.slots = slots.on_conflict_do_update(
+            index_elements=list(tables.slots.primary_key),
+            set_={
+                "twice_energy_nj": held.twice_energy_nj + more.twice_energy_nj,
+                "covered_us": held.covered_us + more.covered_us,
+                "max_power_mw": sa.case((is_higher, more.max_power_mw), else_=held.max_power_mw),
+            },
+        )
+        of_run: sa.BindParameter[str] = sa.bindparam("of_run")
+        c = tables.segments.c
+        self.segment = tables.segments.update().where(c.run_id == of_run, c.segment == sa.bindparam("of_segment"))
+        self.totals = tables.runs.update().where(tables.runs.c.id == of_run)
+        self.new_details = tables.run_details.update().where(tables.run_details.c.run_id == of_run)
+        devices = tables.devices.c
+        self.device_totals = tables.devices.update().where(
+            devices.run_id == of_run, devices.device_index == sa.bindparam("of_index")
+        )
+
+
+class _PerSecond:
+    """A statement as text for the driver: going through SQLAlchemy's layers each second would cost as much again."""
+
+    def __init__(self, statement: sa.Insert | sa.Update, columns: Sequence[str], dialect: sa.Dialect) -> None:
+        compiled = statement.compile(dialect=dialect, column_keys=list(columns))
+        self._text = str(compiled)
+        self._names: Sequence[str] | None = compiled.positiontup
+
+    def execute(self, connection: sa.Connection, values: rows.Row) -> None:
+        given = values if self._names is None else tuple(values[name] for name in self._names)
+        connection.exec_driver_sql(self._text, given)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Readings of one device to be sealed: all that were committed since the last seal, or more.
+
+    Attributes:
+        device_index: position among the writer's devices.
+        samples: the readings, at least one.
+        settled_us: the slots written with this seal, and those before it, hold the device's energy up to this
+            reading; None: they hold none of this segment yet. A dead run's energy is integrated from here on.
+    """
+
+    device_index: int
+    samples: Samples
+    settled_us: int | None
+
+
+class RunWriter:
+    """Writes one segment of a run through one connection; for one thread at a time.
+
+    begin comes first, then add_devices, commit_second and seal in any order, finish and close. A call that raises
+    StoreError has written nothing and may be repeated, with more. Devices are numbered in the order of add_devices.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        dialect = database.engine.dialect
+        self._statements = _statements(dialect.name)
+        self._insert_hot = _PerSecond(tables.hot_readings.insert(), tables.hot_readings.c.keys(), dialect)
+        self._note_commit = _PerSecond(
+            self._statements.segment, ("last_commit_boottime_us", "last_commit_unix_us"), dialect
+        )
+        self._connection: sa.Connection | None = None
+        self._run_id = ""
+        self._host = ""
+        self._segment = 0
+        self._pricing_seq = 0
+        self._hot_seq = 0
+        self._mark_seq = 0
+        self._indices: list[int] = []  # of the writer's devices among the run's
+        self._index_of: dict[tuple[str, str], int] = {}  # the same, by kind and key
+
+    def begin(self, run: Run, segment: Segment, argv: Sequence[str] | None = None) -> None:
+        """Put the run on record as running, or take up an existing run of this id with one more segment.
+
+        Args:
+            run: what is known at the start; of an existing run the name, tags and start stay as they are.
+            segment: this process.
+            argv: the command line, secrets masked; None: not to be stored.
+
+        Raises:
+            StoreError: as in all methods here, when the database cannot take it.
+        """
+        if run.started_at is None:
+            raise StoreError(f"run {run.id} has no start and cannot be stored")
+        self._run_id, self._host = run.id, segment.host
+        with self._transaction() as connection:
+            self._insert_run(connection, run, argv)
+            segments, pricings = tables.segments.c, tables.pricings.c
+            self._segment = _next(connection, segments.segment, segments.run_id == run.id)
+            self._pricing_seq = _next(connection, pricings.seq, pricings.run_id == run.id)
+            connection.execute(tables.segments.insert(), self._of_segment() | rows.segment_row(segment))
+            self._write_clocks(connection, segment.started)
+            self._write_pricing(connection, run, segment.started)
+
+    def add_devices(self, devices: Sequence[Device]) -> None:
+        """Add devices that a sensor has found. One that the run knows from this host keeps its number there."""
+        c = tables.devices.c
+        with self._transaction() as connection:
+            held = connection.execute(sa.select(c.host, c.kind, c.key, c.device_index).where(c.run_id == self._run_id))
+            known = {(host, kind, key): index for host, kind, key, index in held}
+            indices = []
+            for device in devices:
+                row = rows.device_row(device, self._host)
+                identity = (row["host"], row["kind"], row["key"])
+                if identity not in known:
+                    known[identity] = len(known)
+                    row |= {"run_id": self._run_id, "device_index": known[identity]}
+                    connection.execute(tables.devices.insert(), row)
+                indices.append(known[identity])
+        self._indices += indices
+        for device, index in zip(devices, indices, strict=True):
+            self._index_of[device.kind, device.key] = index
+
+    def commit_second(
+        self, readings: array[int], now: ClockPair, *, spans: Sequence[Span] = (), marks: Sequence[Mark] = ()
+    ) -> None:
+        """Commit what has come in since the last commit; it survives the end of the process.
+
+        Args:
+            readings: rows made by codec.append_reading; may be empty: the run is alive nonetheless.
+            now: when that is.
+            spans: opened or closed since.
+            marks: since.
+        """
+        payload = hot_bytes(self._renumbered(readings))
+        with self._transaction() as connection:
+            if payload:
+                self._insert_hot.execute(connection, self._of_segment() | {"seq": self._hot_seq, "payload": payload})
+            self._write_progress(connection, now, spans, marks)
+        self._hot_seq += 1
+        self._mark_seq += len(marks)
+
+    def seal(
+        self,
+        run: Run,
+        chunks: Sequence[Chunk],
+        slots: Sequence[Slot],
+        now: ClockPair,
+        *,
+        spans: Sequence[Span] = (),
+        marks: Sequence[Mark] = (),
+    ) -> None:
+        """Replace all committed seconds by chunks, add to the slots and store the totals; survives a power cut.
+
+        Args:
+            run: the run as computed up to now; the totals of its devices are matched by kind and key.
+            chunks: hold every reading committed since the last seal.
+            slots: what is to be added to each slot since the last seal, not the slot's whole.
+            now: when that is.
+            spans: opened, closed or with energy known since the last commit.
+            marks: since the last commit.
+        """
+        with self._transaction(is_durable=True) as connection:
+            self._settle(connection, chunks, slots, now)
+            self._write_progress(connection, now, spans, marks)
+            self._write_totals(connection, run, "running", now)
+        self._mark_seq += len(marks)
+        self._checkpoint()
+
+    def finish(
+        self,
+        run: Run,
+        chunks: Sequence[Chunk],
+        slots: Sequence[Slot],
+        now: ClockPair,
+        *,
+        spans: Sequence[Span] = (),
+        marks: Sequence[Mark] = (),
+    ) -> None:
+        """Seal what is left, store the final record and end the segment. Arguments: as for seal."""
+        ended = {
+            "of_run": self._run_id,
+            "of_segment": self._segment,
+            "ended_boottime_us": now.boottime_us,
+            "ended_monotonic_us": now.monotonic_us,
+            "ended_unix_us": now.unix_us,
+        }
+        with self._transaction(is_durable=True) as connection:
+            self._settle(connection, chunks, slots, now)
+            self._write_progress(connection, now, spans, marks)
+            self._write_totals(connection, run, run.status, now)
+            connection.execute(self._statements.segment, ended)
+        self._mark_seq += len(marks)
+        self._checkpoint()
+
+    def close(self) -> None:
+        """Close the connection. The last one of a file moves its WAL into it."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with store_errors(self._database.label):
+                connection.close()
+
+    def forget_after_fork(self) -> None:
+        """Let go of the parent's connection in a forked child, without closing it."""
+        if self._connection is not None:
+            _inherited.append(self._connection)
+            self._connection = None
+
+    @contextmanager
+    def _transaction(self, *, is_durable: bool = False) -> Iterator[sa.Connection]:
+        with store_errors(self._database.label):
+            if self._connection is None:
+                self._connection = self._database.engine.connect()
+            connection = self._connection
+            # A second's commit may be lost in a power cut, a seal's not: only that waits for the disk.
+            waits = is_durable and self._database.path is not None
+            if waits:
+                driver_connection(connection).execute("PRAGMA synchronous=FULL")
+            try:
+                with connection.begin():
+                    yield connection
+            finally:
+                if waits:
+                    driver_connection(connection).execute("PRAGMA synchronous=NORMAL")
+
+    def _checkpoint(self) -> None:
+        if self._connection is not None:
+            with store_errors(self._database.label):
+                checkpoint(self._database, self._connection)
+
+    def _of_segment(self) -> rows.Row:
+        return {"run_id": self._run_id, "segment": self._segment}
+
+    def _renumbered(self, readings: array[int]) -> array[int]:
+        """The readings with the run's numbers of devices, which differ where the run had devices before."""
+        if self._indices == list(range(len(self._indices))):
+            return readings
+        renumbered = array("q", readings)
+        for at in range(0, len(renumbered), len(HOT_COLUMNS)):
+            renumbered[at] = self._indices[renumbered[at]]
+        return renumbered
+
+    def _insert_run(self, connection: sa.Connection, run: Run, argv: Sequence[str] | None) -> None:
+        connection.execute(self._statements.run, rows.run_row(run) | {"status": "running"})
+        connection.execute(
+            self._statements.details,
+            {"run_id": run.id, "argv": None if argv is None else rows.json_of(argv)} | rows.details_row(run),
+        )
+        if run.tags:
+            connection.execute(
+                self._statements.tags,
+                [
+                    {"run_id": run.id, "key": rows.storable(key), "value": rows.storable(value)}
+                    for key, value in run.tags.items()
+                ],
+            )
+
+    def _write_clocks(self, connection: sa.Connection, now: ClockPair) -> None:
+        clocks = {"boottime_us": now.boottime_us, "monotonic_us": now.monotonic_us, "unix_us": now.unix_us}
+        connection.execute(self._statements.clocks, self._of_segment() | clocks)
+
+    def _write_progress(
+        self, connection: sa.Connection, now: ClockPair, spans: Sequence[Span], marks: Sequence[Mark]
+    ) -> None:
+        of_segment = self._of_segment()
+        self._note_commit.execute(
+            connection,
+            {
+                "of_run": self._run_id,
+                "of_segment": self._segment,
+                "last_commit_boottime_us": now.boottime_us,
+                "last_commit_unix_us": now.unix_us,
+            },
+        )
+        if marks:
+            connection.execute(
+                tables.marks.insert(),
+                [of_segment | {"seq": seq} | rows.mark_row(mark) for seq, mark in enumerate(marks, self._mark_seq)],
+            )
+        if spans:
+            connection.execute(self._statements.spans, [of_segment | rows.span_row(span) for span in spans])
+
+    def _settle(
+        self, connection: sa.Connection, chunks: Sequence[Chunk], slots: Sequence[Slot], now: ClockPair
+    ) -> None:
+        c = tables.hot_readings.c
+        connection.execute(tables.hot_readings.delete().where(c.run_id == self._run_id, c.segment == self._segment))
+        self._write_clocks(connection, now)
+        if chunks:
+            of_segment = self._of_segment()
+            connection.execute(
+                tables.chunks.insert(),
+                [
+                    of_segment
+                    | {"device_index": self._indices[chunk.device_index]}
+                    | rows.chunk_row(chunk.samples, chunk.settled_us)
+                    for chunk in chunks
+                ],
+            )
+        if slots:
+            connection.execute(
+                self._statements.slots,
+                [
+                    {
+                        "run_id": self._run_id,
+                        "device_index": self._indices[slot.device_index],
+                        "start_s": slot.start_s,
+                        "twice_energy_nj": slot.twice_energy_nj,
+                        "covered_us": slot.covered_us,
+                        "max_power_mw": slot.max_power_mw,
+                    }
+                    for slot in slots
+                ],
+            )
+
+    def _write_totals(self, connection: sa.Connection, run: Run, status: RunStatus, now: ClockPair) -> None:
+        of_run = {"of_run": self._run_id}
+        connection.execute(self._statements.totals, of_run | rows.totals_row(run, now) | {"status": status})
+        connection.execute(self._statements.new_details, of_run | rows.details_row(run))
+        if run.devices:
+            connection.execute(
+                self._statements.device_totals,
+                [
+                    of_run
+                    | {"of_index": self._index_of[device.kind, device.key]}
+                    | rows.device_totals_row(device)
+                    for device in run.devices
+                ],
+            )
+        self._write_pricing(connection, run, now)
+
+    def _write_pricing(self, connection: sa.Connection, run: Run, now: ClockPair) -> None:
+        """The pricing by this writer, replaced as the run goes on, so that a killed run has one."""
+        if not run.intensity:
+            return
+        connection.execute(
+            self._statements.pricing,
+            {
+                "run_id": self._run_id,
+                "seq": self._pricing_seq,
+                "created_unix_us": now.unix_us,
+                "reason": "run",
+                "zone": run.zone.zone if run.zone else None,
+                "pue": run.pue,
+                "emissions_g": run.emissions_g,
+                "emissions_modelled_g": run.emissions_modelled_g,
+            },
+        )
+        values = [rows.intensity_row(use.value) for use in run.intensity]
+        connection.execute(self._statements.intensities, values)
+        c = tables.pricing_uses.c
+        connection.execute(
+            tables.pricing_uses.delete().where(c.run_id == self._run_id, c.pricing_seq == self._pricing_seq)
+        )
+        connection.execute(
+            tables.pricing_uses.insert(),
+            [
+                {
+                    "run_id": self._run_id,
+                    "pricing_seq": self._pricing_seq,
+                    "position": position,
+                    "intensity_id": value["id"],
+                    "zone_origin": use.zone_origin,
+                    "energy_j": use.energy_j,
+                    "energy_modelled_j": use.energy_modelled_j,
+                    "slots": use.slots,
+                }
+                for position, (use, value) in enumerate(zip(run.intensity, values, strict=True))
+            ],
+        )
+
+
+@cache
+def _statements(dialect: str) -> _Statements:
+    return _Statements(dialect)
+
+
+def _conflict_insert(dialect: str) -> Callable[[sa.Table], sqlite.Insert]:
+    """Makes inserts with ON CONFLICT, which the constructs of both dialects offer alike."""
+    if dialect == "postgresql":
+        from sqlalchemy.dialects import postgresql
+
+        return cast(Callable[[sa.Table], sqlite.Insert], postgresql.insert)
+    return sqlite.insert
+
+
+def _replacing(insert: sqlite.Insert, *columns: str) -> sqlite.Insert:
+    """An insert that gives these columns new values where the row is there already."""
+    return insert.on_conflict_do_update(
+        index_elements=list(insert.table.primary_key), set_={name: insert.excluded[name] for name in columns}
+    )
+
+
+def _next(connection: sa.Connection, column: sa.Column[int], condition: sa.ColumnElement[bool]) -> int:
+    return connection.execute(sa.select(sa.func.coalesce(sa.func.max(column) + 1, 0)).where(condition)).scalar_one()

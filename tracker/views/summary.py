@@ -1,0 +1,291 @@
+"""One run as a short text for people, and as a fragment of HTML for notebooks."""
+
+from __future__ import annotations
+
+import html
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, TypeVar
+
+from tracker.records import DeviceEnergy, DeviceKind, IntensityUse, IntensityValue, NotMeasured, Run, ZoneChoice
+from tracker.units import JOULES_PER_KWH
+from tracker.views import amounts
+from tracker.views.tables import cut, printable, table, wrap
+
+Item = TypeVar("Item")
+Key = TypeVar("Key", bound=Hashable)
+
+KIND_LABELS: Final[dict[DeviceKind, str]] = {
+    "gpu": "GPU",
+    "cpu_package": "CPU",
+    "dram": "DRAM",
+    "cpu": "CPU",
+    "ram": "RAM",
+}
+
+_LABEL_WIDTH: Final = 14
+_ROW_INDENT: Final = 2
+_FEW: Final = 2  # alike devices that get a line each
+_NAME_WIDTH: Final = 60
+_KEY_WIDTH: Final = 15  # "GPU-1a2b3c4d...": such a prefix names a GPU in CUDA_VISIBLE_DEVICES too
+_ALIKE_WITHIN: Final = 0.1  # devices whose energy is this near to their mean are shown as one line
+
+
+@dataclass(frozen=True, slots=True)
+class _Section:
+    """A labelled part of the summary: paragraphs, then rows of devices."""
+
+    label: str
+    lines: Sequence[str]
+    rows: Sequence[Sequence[str]] = ()
+
+
+def summary_text(run: Run, width: int = 80) -> str:
+    """What a run used and emitted, what measured it, and what is not in the figures.
+
+    Args:
+        run: finished or not.
+        width: in columns of the terminal; no line is longer, but where a width below 40 leaves no room.
+    """
+    sections = _sections(run)
+    # The devices of all sections stand in the same columns.
+    rows = [row for section in sections for row in section.rows]
+    laid_out = iter(table(rows, width=width - _ROW_INDENT, flexible=(1,), right=(3, 4, 5)))
+    out = []
+    for section in sections:
+        lead = section.label
+        for line in section.lines:
+            for part in wrap(line, width - _LABEL_WIDTH):
+                out.append(f"{lead:<{_LABEL_WIDTH}}{part}")
+                lead = ""
+        out.extend(" " * _ROW_INDENT + next(laid_out) for _ in section.rows)
+    return "\n".join(out)
+
+
+def summary_html(run: Run) -> str:
+    """The summary as an HTML table, every text escaped."""
+    out = ['<table class="tracker-run" style="text-align: left">']
+    for section in _sections(run):
+        lines = "<br>".join(html.escape(line) for line in section.lines)
+        out.append(f'<tr><th scope="row" style="vertical-align: top">{section.label}</th><td>{lines}')
+        if section.rows:
+            rows = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in section.rows)
+            out.append("<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>")
+        out.append("</td></tr>")
+    out.append("</table>")
+    return "\n".join(out)
+
+
+def utc_text(instant: datetime) -> str:
+    """An aware UTC instant to the second."""
+    return f"{instant:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def pue_text(pue: float) -> str:
+    """PUE with what 1 means, as the figure alone does not say that overhead is left out."""
+    return "PUE 1.0 (IT energy only)" if pue == 1 else f"PUE {pue:g}"
+
+
+def _sections(run: Run) -> list[_Section]:
+    sections = [_Section("run", _identity(run)), _Section("status", [_status(run)])]
+    if run.is_replayed:
+        sections.append(_Section("replayed", ["a recorded trace stood in for the hardware: not this machine's energy"]))
+    if run.status == "disabled":
+        return sections
+    sections.append(_Section("measured", [_measured(run)], _rows(d for d in run.devices if d.method != "model")))
+    if run.energy_modelled_j is not None:
+        text = f"{amounts.energy(run.energy_modelled_j)}, an estimate; not part of the measured energy"
+        sections.append(_Section("modelled", [text], _rows(d for d in run.devices if d.method == "model")))
+    sections.append(_Section("emissions", list(_emissions(run))))
+    sections.append(_Section("intensity", list(_intensity(run))))
+    sections.append(_Section("not measured", list(_not_measured(run.not_measured))))
+    sections.append(_Section("notes", list(_notes(run.devices))))
+    sections.append(_Section("warnings", [printable(warning) for warning in run.warnings]))
+    return [section for section in sections if section.lines]
+
+
+def _identity(run: Run) -> list[str]:
+    parts = [_short(run.name) if run.name else "(no name)"]
+    if run.project:
+        parts.append(f"project {_short(run.project)}")
+    lines = [", ".join([*parts, f"id {run.id}"])]
+    if run.tags:
+        lines.append("tags " + ", ".join(f"{_short(key)}={_short(value)}" for key, value in run.tags.items()))
+    if run.parent_id:
+        lines.append(f"part of run {run.parent_id}")
+    return lines
+
+
+def _short(name: str) -> str:
+    return cut(printable(name), _NAME_WIDTH)
+
+
+def _status(run: Run) -> str:
+    if run.status == "disabled":
+        return "disabled: TRACKER_DISABLED is set, nothing was measured"
+    parts = [str(run.status)]
+    if run.started_at is not None:
+        parts.append(f"started {utc_text(run.started_at)}")
+    so_far = " so far" if run.status == "running" else ""
+    return ", ".join([*parts, f"{amounts.duration(run.duration_s)}{so_far}"])
+
+
+def _measured(run: Run) -> str:
+    if run.energy_j is None:
+        return "nothing yet" if run.status == "running" else "nothing"
+    parts = [amounts.energy(run.energy_j), f"coverage {amounts.share(run.coverage)}"]
+    if run.energy_range_j is not None:
+        parts.append(f"range {_range_text([run.energy_range_j])}")
+    else:  # of the parts whose sensors have a known error
+        for kind, alike in _grouped(run.devices, lambda d: d.kind).items():
+            ranges_j = [d.energy_range_j for d in alike if d.energy_range_j is not None]
+            if len(ranges_j) == len(alike):
+                parts.append(f"{KIND_LABELS[kind]} range {_range_text(ranges_j)}")
+    return ", ".join(parts)
+
+
+def _range_text(ranges_j: Sequence[tuple[float, float]]) -> str:
+    low, high = (amounts.energy(sum(bounds_j)) for bounds_j in zip(*ranges_j, strict=True))
+    return f"{low} to {high} (k = 2)"
+
+
+def _rows(devices: Iterable[DeviceEnergy]) -> list[tuple[str, ...]]:
+    """The devices in lines: alike ones together, each alone too where they are few or differ."""
+    rows = []
+    for alike in _grouped(devices, lambda d: (d.kind, d.name, d.method)).values():
+        label = KIND_LABELS[alike[0].kind]
+        name = printable(alike[0].name)
+        if len(alike) == 1:
+            rows.append(_row(label, name, alike))
+        elif len(alike) <= _FEW:
+            rows.extend(_row(label, f"{name} {_short_key(device)}", [device]) for device in alike)
+        else:
+            rows.append(_row(label, f"{len(alike)} x {name}", alike))
+            if _differ(alike):
+                rows.extend(_row("", _short_key(device), [device]) for device in alike)
+    return rows
+
+
+def _short_key(device: DeviceEnergy) -> str:
+    return cut(printable(device.key), _KEY_WIDTH)
+
+
+def _row(label: str, name: str, devices: Sequence[DeviceEnergy]) -> tuple[str, ...]:
+    return (
+        label,
+        name,
+        devices[0].method,
+        amounts.share(sum(d.coverage for d in devices) / len(devices)),
+        amounts.energy(_sum_of_known(d.energy_j for d in devices)),
+        f"mean {amounts.power(_sum_of_known(d.mean_power_w for d in devices))}",
+    )
+
+
+def _sum_of_known(values: Iterable[float | None]) -> float | None:
+    """Of a group's devices; that some are unknown shows in its coverage, and in their own lines."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+def _differ(devices: Sequence[DeviceEnergy]) -> bool:
+    if len({amounts.share(d.coverage) for d in devices}) > 1:
+        return True
+    known_j = [d.energy_j for d in devices if d.energy_j is not None]
+    mean_j = sum(known_j) / len(devices)
+    return any(abs(energy_j - mean_j) > _ALIKE_WITHIN * mean_j for energy_j in known_j)
+
+
+def _emissions(run: Run) -> Iterator[str]:
+    if run.emissions_g is not None:
+        yield f"{amounts.mass(run.emissions_g)} CO2e of the measured energy; {pue_text(run.pue)}"
+    elif run.energy_j is not None:
+        yield "unknown, as no intensity is known"
+    elif run.emissions_modelled_g is None:
+        yield "unknown, as no energy is"
+    if run.emissions_modelled_g is not None:
+        yield f"{amounts.mass(run.emissions_modelled_g)} CO2e of the modelled energy, an estimate; {pue_text(run.pue)}"
+
+
+def _intensity(run: Run) -> Iterator[str]:
+    for uses in _grouped(run.intensity, _provenance_key).values():
+        value = uses[0].value
+        if value.provider == "user":
+            yield printable(f"{_level(uses)}, the user's own value ({value.source}), basis {value.basis}")
+        else:
+            yield printable(f"{_level(uses)}, {_place(value, uses[0], run.zone)}")
+            yield printable(_provenance(value))
+
+
+def _provenance_key(use: IntensityUse) -> Hashable:
+    v = use.value
+    return (use.zone_origin, v.zone, v.provider, v.dataset, v.year, v.basis, v.accounting, v.signal, v.status, v.note)
+
+
+def _level(uses: Sequence[IntensityUse]) -> str:
+    """One intensity, or the range of several and their mean by energy."""
+    levels = [use.value.intensity_g_per_kwh for use in uses]
+    if len(set(levels)) == 1:
+        return amounts.intensity(levels[0])
+    text = f"{amounts.intensity(min(levels))} to {amounts.intensity(max(levels))}"
+    total_j = sum(use.energy_j for use in uses)
+    if total_j:
+        priced_g = sum(use.energy_j * use.value.intensity_g_per_kwh for use in uses) / JOULES_PER_KWH
+        text += f" (mean by energy {amounts.intensity(priced_g * JOULES_PER_KWH / total_j)})"
+    return text
+
+
+def _place(value: IntensityValue, use: IntensityUse, zone: ZoneChoice | None) -> str:
+    if use.zone_origin == "world":
+        return "world average, as no zone is known"
+    if zone is None:
+        return value.zone
+    place = f"{zone.name} ({zone.zone})" if zone.name else zone.zone
+    if value.zone != zone.zone:
+        place = f"that of {value.zone}, for {place}"
+    found = {"setting": "set by", "cloud": "from", "guessed": "GUESSED from"}[use.zone_origin]
+    return f"{place}, {found} {zone.detail or use.zone_origin}"
+
+
+def _provenance(value: IntensityValue) -> str:
+    document = value.source if value.dataset in value.source else ", ".join(filter(None, (value.dataset, value.source)))
+    parts = [
+        f"{value.provider}: {document}" if document else value.provider,
+        str(value.year) if value.year is not None else "",
+        value.basis if value.basis != "unknown" else "basis unknown",
+        value.accounting if value.accounting != "unknown" else "",
+        value.signal,
+        value.status,
+        value.note,
+    ]
+    return ", ".join(filter(None, parts))
+
+
+def _not_measured(parts: Iterable[NotMeasured]) -> Iterator[str]:
+    """What is missing, by reason, with each remedy once."""
+    for remedy, mended in _grouped(parts, lambda part: part.remedy).items():
+        for reason, alike in _grouped(mended, lambda part: part.reason).items():
+            yield printable(f"{', '.join(map(_part_name, alike))}: {reason}")
+        if remedy:
+            yield printable(f"remedy: {remedy}")
+
+
+def _part_name(part: NotMeasured) -> str:
+    label = KIND_LABELS[part.kind]
+    return label if part.name in ("", label) else f"{label} {part.name}"
+
+
+def _notes(devices: Iterable[DeviceEnergy]) -> Iterator[str]:
+    """Each note once, with the kind of the devices that carry it, and how many where not one."""
+    noted = [(d.kind, note) for d in devices for note in d.notes]
+    for (kind, note), carriers in _grouped(noted, lambda pair: pair).items():
+        count = f" ({len(carriers)})" if len(carriers) > 1 else ""
+        yield printable(f"{KIND_LABELS[kind]}{count}: {note}")
+
+
+def _grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    groups: dict[Key, list[Item]] = defaultdict(list)
+    for item in items:
+        groups[key(item)].append(item)
+    return groups
