@@ -22,7 +22,7 @@ UNIT_AT_END = re.compile(rf"_({'|'.join(UNITS)})$")
 PURE = {
     *("id", "parent_id", "span_id", "device_index", "slot_value", "index", "decode_chunk.n"),
     *("pid", "pid_start", "pid_namespace", "architecture", "version", "chunk_format", "year"),
-    *("slots", "samples", "readings", "limit", "step", "tokens"),
+    *("slots", "samples", "readings", "step", "tokens", "runs.limit", "runs.offset", "Tail.segment"),
     *("wraps", "resets", "implausible", "overlong", "frozen", "unanchored", "linear", "rejected", "conflicts"),
     *("pue", "coverage", "fraction", "duty", "loss"),
     *("part.start", "part.stop", "settle.start", "settle.stop", "sample_findings.start", "sample_findings.stop"),

@@ -50,7 +50,7 @@ def gpu(number: int = 0, energy_j: float | None = 540_000.0, coverage: float = 1
     )
 
 
-CPU = DeviceEnergy("cpu_package", "intel-rapl:0", "package-0", "counter", 180_000.0, 50.0, 60.0, 0.9987)
+CPU = DeviceEnergy("cpu_package", "intel-rapl:0", "CPU package-0", "counter", 180_000.0, 50.0, 60.0, 0.9987)
 RAM = DeviceEnergy("ram", "ram", "512 GiB", "model", 43_000.0, 11.9, 11.9, 1.0)
 MEASURED = Run(
     id="3f9c2a7e41b0",
@@ -200,6 +200,22 @@ def test_a_gpu_unlike_the_others_brings_them_out_one_by_one():
     assert "GPU-00000003..." in one_idles
     assert "16.7 Wh" in one_idles
     assert "GPU-00000003...            counter     0 %  unknown  mean unknown" in one_lost
+
+
+def test_devices_stand_by_kind_and_a_note_that_many_carry_stands_once():
+    def part(kind, name):
+        return DeviceEnergy(kind, name, name, "counter", 1.0, 1.0, 1.0, 1.0, notes=("replayed from x",))
+
+    sockets = [(part("cpu_package", f"CPU package-{n}"), part("dram", f"DRAM of package-{n}")) for n in range(2)]
+    text = summary_text(replace(MEASURED, devices=(*sockets[0], *sockets[1])))
+
+    assert [line.split("counter")[0].rstrip() for line in text.splitlines() if "counter" in line] == [
+        "  CPU   package-0",
+        "  CPU   package-1",
+        "  DRAM  of package-0",
+        "  DRAM  of package-1",
+    ]
+    assert text.endswith("notes         CPU (2), DRAM (2): replayed from x")
 
 
 def test_two_alike_devices_are_told_apart_by_their_keys():

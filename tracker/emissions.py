@@ -160,7 +160,7 @@ def price(
         slot_g=slot_g,
         slot_value=_main_value(pieces, rows),
         slot_is_averaged=slot_is_averaged,
-        warnings=_warnings(uses, fallback, unpriced_energy_j, len(np.unique(energies.start_s[slot_is_averaged]))),
+        warnings=_warnings(uses, fallback, unpriced_energy_j, len(set(energies.start_s[slot_is_averaged].tolist()))),
     )
 
 
@@ -260,8 +260,7 @@ def _uses(
     cell = 2 * value + energies.is_modelled[row]
     twice_energy_nj = _exact_sums(pieces.twice_energy_nj[is_priced], cell, 2 * len(candidates))
     rows = np.bincount(cell, minlength=2 * len(candidates)).tolist()
-    start, start_of_row = np.unique(energies.start_s, return_inverse=True)
-    slots = np.bincount(np.unique(value * len(start) + start_of_row[row]) // max(len(start), 1)).tolist()
+    slots = _distinct_starts(value, energies.start_s[row], len(candidates))
 
     uses = []
     grams: tuple[list[float], list[float]] = ([], [])
@@ -273,6 +272,15 @@ def _uses(
         if rows[2 * index] or rows[2 * index + 1]:
             uses.append(IntensityUse(candidate, origins[index], energy_j[0], energy_j[1], slots[index]))
     return tuple(uses), [math.fsum(parts) if parts else None for parts in grams]
+
+
+def _distinct_starts(value: IntColumn, start_s: IntColumn, values: int) -> list[int]:
+    """How many different slots each value priced. (np.unique would import numpy.ma, in a thread of ours.)"""
+    order = np.lexsort((start_s, value))
+    value, start_s = value[order], start_s[order]
+    is_new = np.ones(len(value), dtype=np.bool_)
+    is_new[1:] = (value[1:] != value[:-1]) | (start_s[1:] != start_s[:-1])
+    return np.bincount(value[is_new], minlength=values).tolist()
 
 
 def _exact_sums(column: IntColumn, cell: IntColumn, cells: int) -> list[int]:

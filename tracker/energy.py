@@ -365,6 +365,7 @@ class _Walk:
         # The counter has not moved for LONGEST_STRETCH samples: the trace alone counts until it does.
         self._is_unanchored = False
         self._counter_uj = int(columns.counter_uj[0]) if begins_at_cut and rules.has_counter else None
+        self._scratch = np.empty((2, 0), np.int64)
 
     def advance(self, sums: _Sums, *, is_end: bool) -> None:
         """Settle up to the last clean cut, or to the last sample where no more will come.
@@ -374,10 +375,11 @@ class _Walk:
         """
         last = len(self.columns.t_us) - 1
         size = RUN
+        self._scratch = np.empty((2, min(BLOCK, last)), np.int64)
         while self.at < last:
             # The last sample may have others of its instant to come.
             stop = min(self.at + size, last if is_end else last - 1)
-            if stop > self.at + 1 and self._settle_run(sums, stop, min(size, BLOCK)):
+            if stop > self.at and self._settle_run(sums, stop, min(size, BLOCK)):
                 size = min(4 * size, RUN)
                 continue
             size = LONGEST_STRETCH
@@ -390,68 +392,61 @@ class _Walk:
     def forget(self) -> None:
         """Drop the samples that are settled, and the block they lie in."""
         self.columns = self.columns.part(self._context).copy()
+        self._scratch = np.empty((2, 0), np.int64)
         self.at -= self._context
         self._context = 0
 
     def _settle_run(self, sums: _Sums, stop: int, size: int) -> bool:
-        """Settle block after block up to position stop, as long as all is known and sound; False: not one block.
-
-        The sum over cells of (p0 + p1) · (t1 - t0) is taken over the samples between the ends, as p · (time from
-        the sample before to the sample after): a pass and a scratch row less. What that puts on the wrong side
-        of an edge is set right at the edges.
-        """
+        """Settle block after block up to position stop, as long as all is known and sound; False: not one block."""
         rules, at, t_us, power_mw = self._rules, self.at, self.columns.t_us, self.columns.power_mw
         if not rules.has_power or (rules.has_counter and self._is_unanchored) or (at and t_us[at - 1] == t_us[at]):
             return False
         first, edges_us = sums.inside(int(t_us[at]), int(t_us[stop]))  # nonsense, and refused, where out of order
-        energy, max_mw = np.zeros((2, len(edges_us) + 1), np.int64)
+        minus_energy, max_mw = np.zeros((2, len(edges_us) + 1), np.int64)
         cells = np.empty(len(edges_us), np.int64)  # position of the last sample at or before each edge
-        weight = np.empty(min(size, stop - at), np.int64)
         found, steps_us = 0, set[int]()
-        for begin in range(at + 1, stop, size):
+        for begin in range(at, stop, size):
             end = min(begin + size, stop)
-            two_steps_us, step_us = weight[: end - begin], self._step_us(begin, end, weight)
-            until = int(edges_us.searchsorted(t_us[end])) if step_us else found
-            cells[found:until] = t_us[begin - 1 : end].searchsorted(edges_us[found:until], side="right") + begin - 2
-            # Behind an edge come the samples after it. As uint64 a negative reading is a giant.
-            starts = np.concatenate(([0], cells[found:until] + 1 - begin))
-            most_mw = np.maximum.reduceat(power_mw[begin : end + 1].view(np.uint64), starts)
-            highest_mw = int(most_mw.max())
-            is_safe = 2 * highest_mw * int(t_us[end] - t_us[at]) < SAFE_INT64
-            if not step_us or highest_mw > rules.credible_power_mw or not is_safe:
+            step_us = self._step_us(begin, end)
+            if step_us == 0:
+                stop = begin
+                break
+            until = int(edges_us.searchsorted(t_us[end]))
+            cells[found:until] = t_us[begin:end].searchsorted(edges_us[found:until], side="right") + begin - 1
+            starts = np.concatenate(([0], cells[found:until] - begin))
+            minus_step_us, product = self._scratch[:, : end - begin]
+            np.add(power_mw[begin + 1 : end + 1], power_mw[begin:end], out=product)
+            np.multiply(product, minus_step_us, out=product)
+            block_energy = np.add.reduceat(product, starts)
+            # An interval's first sample lies behind the edge. As uint64 a negative reading is a giant.
+            starts[1:] += 1
+            block_max_mw = np.maximum.reduceat(power_mw[begin : end + 1].view(np.uint64), starts)
+            highest_mw = int(block_max_mw.max())
+            if highest_mw > rules.credible_power_mw or 2 * highest_mw * int(t_us[end] - t_us[at]) >= SAFE_INT64:
                 stop = begin
                 break
             here = slice(found, until + 1)
-            np.maximum(max_mw[here], most_mw.view(np.int64), out=max_mw[here])
-            # The cell that an edge lies in counts behind it for now, and with it the sample at its start.
-            starts[1:] = np.maximum(starts[1:] - 1, 0)
-            np.multiply(two_steps_us, power_mw[begin:end], out=two_steps_us)
-            energy[here] += np.add.reduceat(two_steps_us, starts)
+            minus_energy[here] += block_energy
+            np.maximum(max_mw[here], block_max_mw.view(np.int64), out=max_mw[here])
             found = until
             steps_us.add(step_us)
-        if not steps_us or not 0 <= power_mw[at] <= rules.credible_power_mw:
+        if stop == at:
             return False
-        edges_us, cells = edges_us[:found], cells[:found]
-        energy, max_mw = energy[: found + 1], max_mw[: found + 1]
+        cells, edges_us = cells[:found], edges_us[:found]
+        energy, max_mw = -minus_energy[: found + 1], max_mw[: found + 1]
         p0_mw, p1_mw = power_mw[cells], power_mw[cells + 1]
         elapsed_us, length_us = edges_us - t_us[cells], t_us[cells + 1] - t_us[cells]
-        # Where an edge follows another, or a block's start, with no sample between, there is nothing to reduce, and
+        # Where an edge shares its cell with the edge before or a block's start there is nothing to reduce, and
         # reduceat gives one element all the same.
-        sample = np.maximum(cells, at + 1)
-        is_empty = (np.diff(sample, prepend=at) == 0) | ((sample - (at + 1)) % size == 0)
-        energy[:-1] -= np.where(is_empty, power_mw[sample] * (t_us[sample + 1] - t_us[sample - 1]), 0)
-        max_mw[:-1][np.diff(cells, prepend=at) == 0] = 0
-        # Of the sample at the cell's start, the half before the edge; then the ends; then the cell up to the edge.
-        half = np.where(cells > at, p0_mw * (t_us[cells] - t_us[cells - 1]), 0)
+        follows = np.diff(cells, prepend=-1) == 0
+        energy[:-1] -= np.where(follows | ((cells - at) % size == 0), (p0_mw + p1_mw) * length_us, 0)
+        max_mw[:-1][follows] = 0
         part = twice_energy_to_nj(p0_mw, p1_mw, length_us, elapsed_us)
-        energy[:-1] += half + part
-        energy[1:] -= half + part
-        energy[np.count_nonzero(cells == at)] += power_mw[at] * (t_us[at + 1] - t_us[at])
-        energy[-1] += power_mw[stop] * (t_us[stop] - t_us[stop - 1])
+        energy[:-1] += part
+        energy[1:] -= part
         edge_mw = power_at_mw(p0_mw, p1_mw, length_us, elapsed_us)
         max_mw[:-1] = np.maximum(max_mw[:-1], edge_mw)
         max_mw[1:] = np.maximum(max_mw[1:], edge_mw)
-        max_mw[0], max_mw[-1] = max(max_mw[0], power_mw[at]), max(max_mw[-1], power_mw[stop])
         findings = Findings(
             step_us=max(steps_us) if len(steps_us) == 1 else UNEVEN, samples=stop - at + self._is_first
         )
@@ -466,39 +461,34 @@ class _Walk:
         self._is_first = False
         return True
 
-    def _step_us(self, begin: int, end: int, two_steps_us: IntColumn) -> int:
-        """The step between the samples from begin - 1 to end, if all there is sound but the power's height.
-
-        Args:
-            two_steps_us: (at least end - begin,) receives the time from the sample before each to the one after.
+    def _step_us(self, begin: int, end: int) -> int:
+        """The step between the samples from begin to end, if all there is sound but for the power's height.
 
         Returns:
-            The step, UNEVEN where steps differ, 0 where something is unknown, too far apart or not sound.
+            The step, UNEVEN where steps differ, 0 where a sample is unknown, too far from the next or not sound.
+            In the first row of self._scratch: the steps, negative.
         """
-        rules, columns, here = self._rules, self.columns, slice(begin - 1, end + 1)
+        rules, columns, here = self._rules, self.columns, slice(begin, end + 1)
         t_us = columns.t_us[here]
-        if not np.logical_and.reduce(t_us[1:] > t_us[:-1]):
-            if np.any(t_us[1:] < t_us[:-1]):
-                raise _OutOfOrderError
-            return 0
-        two_steps_us = np.subtract(t_us[2:], t_us[:-2], out=two_steps_us[: end - begin])
-        longest_us = int(np.maximum.reduce(two_steps_us))  # two steps: no single one is longer
+        minus_step_us = self._scratch[0, : end - begin]
+        np.subtract(t_us[:-1], t_us[1:], out=minus_step_us)
+        # Backwards, so that as uint64 one minimum finds the longest step, and a step of 0 or back in time looks
+        # longer than any.
+        longest_us = 2**64 - int(np.minimum.reduce(minus_step_us.view(np.uint64)))
+        if longest_us > 2**63 and np.any(minus_step_us > 0):
+            raise _OutOfOrderError
         gap_us = LONGEST_FAST_STEP_US if rules.gap_us is None else min(rules.gap_us, LONGEST_FAST_STEP_US)
-        if longest_us > gap_us:
-            longest_us = int(np.diff(t_us).max())
         if longest_us > gap_us or not np.logical_and.reduce(columns.power_known[here]):
             return 0
         if end + 1 < len(columns.t_us) and columns.t_us[end + 1] <= t_us[-1]:
             return 0
         if rules.has_counter and not self._is_counter_sound(begin, end, longest_us):
             return 0
-        step_us = int(t_us[1] - t_us[0])
-        is_even = 2 * step_us == two_steps_us[0] and not np.any(two_steps_us != two_steps_us[0])
-        return step_us if is_even else UNEVEN
+        return longest_us if longest_us * (end - begin) == t_us[-1] - t_us[0] else UNEVEN
 
     def _is_counter_sound(self, begin: int, end: int, longest_us: int) -> bool:
-        """Whether the counter is known, moves and stays plausible in all cells from begin - 1 to end."""
-        rules, here = self._rules, slice(begin - 1, end + 1)
+        """Whether the counter is known, moves and stays plausible in all cells from position begin to end."""
+        rules, here = self._rules, slice(begin, end + 1)
         counter_uj = self.columns.counter_uj[here]
         if not self.columns.counter_known[here].all() or counter_uj[0] < 0:
             return False

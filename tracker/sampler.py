@@ -108,6 +108,7 @@ class Sampler:
         self._is_stopping = False
         self._grid: Grid | None = None
         self._due_us = 0
+        self._last_us = -MIN_SPACING_US  # of the last reading of all sensors
         self._cpu_s = 0.0
         self._reads = 0
         self._latency_sum_s = 0.0
@@ -155,12 +156,17 @@ class Sampler:
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout_s)
 
-    def read_now(self, timeout_s: float) -> bool:
-        """Have every sensor read at once; true when that is done, false when it takes longer than timeout_s."""
+    def read_now(self, timeout_s: float, *, unless_within_us: int = 0) -> bool:
+        """Have every sensor read at once; true when that is done, false when it takes longer than timeout_s.
+
+        Sensors that were all read within unless_within_us are not read again.
+        """
         done = threading.Event()
         with self._condition:
             if self._thread is None or not self._thread.is_alive():
                 return False
+            if self._clock_us() - self._last_us < unless_within_us:
+                return True
             self._requests.append(done)
             self._condition.notify_all()
         return done.wait(timeout_s)
@@ -244,6 +250,8 @@ class Sampler:
             )
             if read_all or is_due:
                 self._read(source, now_us)
+        if read_all:
+            self._last_us = now_us
         if not read_all or now_us >= self._due_us:
             self._due_us = grid.after(now_us)
         else:

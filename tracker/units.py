@@ -1,4 +1,4 @@
-"""Factors between the units at rest and those people read, and text in adaptive units."""
+"""Factors between the units at rest and those people read."""
 
 from typing import Final
 

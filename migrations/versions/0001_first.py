@@ -1,7 +1,5 @@
 """The first schema."""
 
-from collections.abc import Callable
-
 import sqlalchemy as sa
 from alembic import op
 
@@ -246,7 +244,11 @@ def upgrade() -> None:
         op.create_index("ix_runs_project", "runs", ["project"], postgresql_using="hash")
         op.create_index("ix_runs_name", "runs", ["name"], postgresql_using="hash")
         op.create_index("ix_tags_value", "tags", ["value"], postgresql_using="hash")
-    _create_views(_sqlite_utc if is_sqlite else _postgresql_utc)
+    utc = _sqlite_utc if is_sqlite else _postgresql_utc
+    runs = V_RUNS.format(started=utc("started_unix_us"), ended=utc("ended_unix_us"))
+    energy_by_slot = V_ENERGY_BY_SLOT.format(start=utc("slots.start_s * 1000000"))
+    for view in (runs, energy_by_slot):
+        op.get_bind().exec_driver_sql(view.strip())
 
 
 def downgrade() -> None:
@@ -255,23 +257,18 @@ def downgrade() -> None:
 
 
 def _sqlite_utc(unix_us: str) -> str:
-    return (
-        f"strftime('%Y-%m-%dT%H:%M:%S', {unix_us} / 1000000, 'unixepoch')"
-        f" || printf('.%06dZ', {unix_us} % 1000000)"
-    )
+    return f"strftime('%Y-%m-%dT%H:%M:%S', {unix_us} / 1000000, 'unixepoch') || printf('.%06dZ', {unix_us} % 1000000)"
 
 
 def _postgresql_utc(unix_us: str) -> str:
     instant = f"timestamp '1970-01-01' + {unix_us} * interval '1 microsecond'"
-    return f"to_char({instant}, 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
+    return f'to_char({instant}, \'YYYY-MM-DD"T"HH24:MI:SS.US"Z"\')'
 
 
-def _create_views(utc: Callable[[str], str]) -> None:
-    texts = (
-        f"""
+V_RUNS = """
 CREATE VIEW v_runs AS
 SELECT id AS run_id, name, project, status,
-       {utc("started_unix_us")} AS started_utc, {utc("ended_unix_us")} AS ended_utc,
+       {started} AS started_utc, {ended} AS ended_utc,
        duration_us / 1e6 AS duration_s,
        energy_j, energy_j / 3.6e6 AS energy_kwh,
        energy_low_j / 3.6e6 AS energy_low_kwh, energy_high_j / 3.6e6 AS energy_high_kwh,
@@ -280,17 +277,15 @@ SELECT id AS run_id, name, project, status,
        emissions_modelled_g, emissions_modelled_g / 1e3 AS emissions_modelled_kg,
        pue, coverage, zone, zone_origin, parent_id, is_replayed
 FROM runs
-""",
-        f"""
+"""
+
+V_ENERGY_BY_SLOT = """
 CREATE VIEW v_energy_by_slot AS
 SELECT slots.run_id, devices.key AS device_key, devices.name AS device_name, devices.kind,
-       {utc("slots.start_s * 1000000")} AS slot_start_utc,
+       {start} AS slot_start_utc,
        slots.twice_energy_nj / 2e9 AS energy_j,
        slots.covered_us / 1e6 AS covered_s,
        slots.twice_energy_nj / 2e3 / nullif(slots.covered_us, 0) AS mean_power_w,
        slots.max_power_mw / 1e3 AS max_power_w
 FROM slots JOIN devices ON devices.run_id = slots.run_id AND devices.device_index = slots.device_index
-""",
-    )
-    for text in texts:
-        op.get_bind().exec_driver_sql(text.strip())
+"""

@@ -87,7 +87,9 @@ class DeviceLedger:
     def has_samples(self) -> bool:
         return self._oldest_us is not None
 
-    def push(self, samples: Samples, instants_us: Sequence[int], unix_offset_us: int) -> None:
+    def push(
+        self, samples: Samples, instants_us: Sequence[int], unix_offset_us: int, stop_us: int | None = None
+    ) -> None:
         """Take new readings and settle what can be settled, cut at the slots and at instants that increase."""
         if self._oldest_us is None:
             self._oldest_us = int(samples.t_us[0])
@@ -97,7 +99,7 @@ class DeviceLedger:
                 self._first_power_mw = int(known_mw[0])
             self._last_power_mw = int(known_mw[-1])
         edges_us = self._edges(int(samples.t_us[-1]), instants_us, unix_offset_us)
-        self._keep(self._stream.push(samples, edges_us), instants_us, unix_offset_us, None)
+        self._keep(self._stream.push(samples, edges_us), instants_us, unix_offset_us, stop_us)
 
     def finish(
         self,
@@ -193,7 +195,8 @@ class DeviceLedger:
         if newest_us <= oldest_us:
             return np.empty(0, np.int64)
         slots_us, _ = slot_edges(oldest_us, newest_us, unix_offset_us)
-        return np.union1d(slots_us, np.asarray(instants_us, np.int64))
+        # Not np.union1d: it imports numpy.ma, and nothing may be imported in a thread of ours.
+        return np.array(sorted({*slots_us.tolist(), *instants_us}), dtype=np.int64)
 
     def _keep(self, energy: EdgeEnergy, instants_us: Sequence[int], unix_offset_us: int, stop_us: int | None) -> None:
         """Put settled intervals into their slots. The first instant is the run's start, its end is among them."""
@@ -256,6 +259,7 @@ class Ledger:
     def __init__(self, gap_us: int | None) -> None:
         self._gap_us = gap_us
         self._start_us = 0
+        self._stop_us: int | None = None
         self._devices: dict[int, DeviceLedger] = {}
         self._payloads: list[bytes] = []
         self._spans: dict[int, OpenSpan] = {}
@@ -263,6 +267,10 @@ class Ledger:
     def begin(self, start_us: int) -> None:
         """Fix the run's start on the sample clock; before anything is settled."""
         self._start_us = start_us
+
+    def end(self, stop_us: int) -> None:
+        """Fix the run's end: readings after it only place the energy before it."""
+        self._stop_us = stop_us
 
     def add_device(self, index: int, device: Device) -> None:
         """Account for one more device."""
@@ -276,18 +284,19 @@ class Ledger:
 
     def settle(self, unix_offset_us: int) -> Settlement:
         """Settle what has been taken, as far as it can be before more comes."""
-        sealed = self._push(unix_offset_us, self._instants_us(None))
+        sealed = self._push(unix_offset_us)
         return Settlement(sealed, self._changes(), self._resolved_spans())
 
     def finish(self, unix_offset_us: int, stop_us: int) -> Settlement:
         """Settle all that has been taken, to the run's end."""
-        instants_us = self._instants_us(stop_us)
+        self.end(stop_us)
+        instants_us = self._instants_us()
         for ledger in self._devices.values():
             period_us = ledger.device.counter_period_us or 0
             is_short = stop_us - self._start_us < SHORTEST_RUN_PERIODS * period_us
             if is_short and ledger.device.has_power and not ledger.has_samples:
                 ledger.judge_by_power()
-        sealed = self._push(unix_offset_us, instants_us)
+        sealed = self._push(unix_offset_us)
         newest_us = {part.device_index: int(part.samples.t_us[-1]) for part in sealed}
         for index, ledger in self._devices.items():
             ledger.finish(instants_us, unix_offset_us, newest_us.get(index, stop_us), stop_us)
@@ -307,19 +316,20 @@ class Ledger:
         """The devices' energy as it stands, in the order of their indexes."""
         return [self._devices[index].account() for index in sorted(self._devices)]
 
-    def _push(self, unix_offset_us: int, instants_us: Sequence[int]) -> list[Sealed]:
+    def _push(self, unix_offset_us: int) -> list[Sealed]:
+        instants_us = self._instants_us()
         rows = hot_rows(b"".join(self._payloads))
         self._payloads = []
         sealed = []
-        for index in np.unique(rows[:, 0]).tolist():
+        for index in sorted(set(rows[:, 0].tolist())):
             ledger = self._devices[index]
             samples = replace(samples_of_hot(ledger.device, rows[rows[:, 0] == index]), unix_offset_us=unix_offset_us)
-            ledger.push(samples, instants_us, unix_offset_us)
+            ledger.push(samples, instants_us, unix_offset_us, self._stop_us)
             sealed.append(Sealed(index, samples, ledger.settled_us))
         return sealed
 
-    def _instants_us(self, stop_us: int | None) -> list[int]:
-        instants = {self._start_us} if stop_us is None else {self._start_us, stop_us}
+    def _instants_us(self) -> list[int]:
+        instants = {self._start_us} if self._stop_us is None else {self._start_us, self._stop_us}
         for span in self._spans.values():
             instants.add(span.start_us)
             if span.stop_us is not None:
@@ -350,7 +360,7 @@ class Ledger:
                     coverage=min(1.0, covered_us / whole_us) if whole_us else None,
                 )
             )
-        needed = set(self._instants_us(None))
+        needed = set(self._instants_us())
         for ledger in self._devices.values():
             for instant_us in ledger.cumulative.keys() - needed:
                 del ledger.cumulative[instant_us]

@@ -27,6 +27,7 @@ from tracker.records import (
     Span,
     datetime_of,
 )
+from tracker.sampler import MIN_SPACING_US
 from tracker.sensors.protocol import Inventory, Sensor
 from tracker.session import provenance
 from tracker.session.account import DeviceAccount, RunFacts, build_run, gap_us_of
@@ -91,7 +92,8 @@ class Recorder:
         self._chunks: list[Chunk] = []
         self._slots: list[Slot] = []
         self._sealed_us = self._clock.boottime_us
-        if self._choice.zone is not None and self._choice.zone.origin == "world":
+        is_world = self._choice.zone is not None and self._choice.zone.origin == "world"
+        if is_world and settings.parent_id is None:  # else the parent has said it
             self._warn("zone", self._choice.warnings[0])
 
     # The program's threads
@@ -122,9 +124,10 @@ class Recorder:
         self._inbox.mark(values, boottime_us())
 
     def snapshot(self) -> Run:
-        """The run so far, with all readings that have come in."""
+        """The run up to now: sensors are read for it, but for a reading made just before."""
         runs: list[Run] = []
-        if os.getpid() == self._pid:
+        if os.getpid() == self._pid and self._final is None:
+            self._state.sampler.read_now(SNAPSHOT_TIMEOUT_S, unless_within_us=MIN_SPACING_US)
             self._state.writer.call(lambda: runs.append(self._preview()), SNAPSHOT_TIMEOUT_S)
         return self._final or (runs[0] if runs else self._unaccounted("running"))
 
@@ -136,6 +139,7 @@ class Recorder:
         if self._final is not None:
             return self._final
         state = self._state
+        self._ledger.end(stop_us)
         try:
             state.sampler.read_now(LAST_READING_TIMEOUT_S)
             state.sampler.detach(self)

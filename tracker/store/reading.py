@@ -351,9 +351,7 @@ def _by_run(
 def _intensity_uses(connection: sa.Connection, ids: Sequence[str]) -> defaultdict[str, list[Any]]:
     """What priced each run in its newest pricing."""
     uses, pricings = tables.pricing_uses.c, tables.pricings.c
-    newest = (
-        sa.select(sa.func.max(pricings.seq)).where(pricings.run_id == uses.run_id).correlate(tables.pricing_uses)
-    )
+    newest = sa.select(sa.func.max(pricings.seq)).where(pricings.run_id == uses.run_id).correlate(tables.pricing_uses)
     query = (
         sa.select(
             uses.run_id,
@@ -401,9 +399,7 @@ def _unsettled(connection: sa.Connection, run_id: str) -> Unsettled:
     )
 
 
-def _tails(
-    connection: sa.Connection, run_id: str, devices: Sequence[Device], *, everything: bool
-) -> Iterator[Tail]:
+def _tails(connection: sa.Connection, run_id: str, devices: Sequence[Device], *, everything: bool) -> Iterator[Tail]:
     """The readings of each segment and device, from the last settled one on or all of them."""
     for row in _segment_rows(connection, [run_id])[run_id]:
         pairs = _clock_pairs(connection, run_id, row.segment)

@@ -319,16 +319,13 @@ FROM slots JOIN devices ON devices.run_id = slots.run_id AND devices.device_inde
 
 
 def _sqlite_utc(unix_us: str) -> str:
-    return (
-        f"strftime('%Y-%m-%dT%H:%M:%S', {unix_us} / 1000000, 'unixepoch')"
-        f" || printf('.%06dZ', {unix_us} % 1000000)"
-    )
+    return f"strftime('%Y-%m-%dT%H:%M:%S', {unix_us} / 1000000, 'unixepoch') || printf('.%06dZ', {unix_us} % 1000000)"
 
 
 def _postgresql_utc(unix_us: str) -> str:
     # In whole µs: a float of seconds would round.
     instant = f"timestamp '1970-01-01' + {unix_us} * interval '1 microsecond'"
-    return f"to_char({instant}, 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
+    return f'to_char({instant}, \'YYYY-MM-DD"T"HH24:MI:SS.US"Z"\')'
 
 
 def view_texts(dialect: str) -> tuple[str, ...]:

@@ -356,9 +356,7 @@ class RunWriter:
             connection.execute(
                 self._statements.device_totals,
                 [
-                    of_run
-                    | {"of_index": self._index_of[device.kind, device.key]}
-                    | rows.device_totals_row(device)
+                    of_run | {"of_index": self._index_of[device.kind, device.key]} | rows.device_totals_row(device)
                     for device in run.devices
                 ],
             )

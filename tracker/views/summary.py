@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,6 +24,8 @@ KIND_LABELS: Final[dict[DeviceKind, str]] = {
     "cpu": "CPU",
     "ram": "RAM",
 }
+
+_KINDS: Final = list(KIND_LABELS)
 
 _LABEL_WIDTH: Final = 14
 _ROW_INDENT: Final = 2
@@ -78,7 +80,7 @@ def summary_html(run: Run) -> str:
     return "\n".join(out)
 
 
-def utc_text(instant: datetime) -> str:
+def _utc_text(instant: datetime) -> str:
     """An aware UTC instant to the second."""
     return f"{instant:%Y-%m-%d %H:%M:%S} UTC"
 
@@ -127,7 +129,7 @@ def _status(run: Run) -> str:
         return "disabled: TRACKER_DISABLED is set, nothing was measured"
     parts = [str(run.status)]
     if run.started_at is not None:
-        parts.append(f"started {utc_text(run.started_at)}")
+        parts.append(f"started {_utc_text(run.started_at)}")
     so_far = " so far" if run.status == "running" else ""
     return ", ".join([*parts, f"{amounts.duration(run.duration_s)}{so_far}"])
 
@@ -154,9 +156,10 @@ def _range_text(ranges_j: Sequence[tuple[float, float]]) -> str:
 def _rows(devices: Iterable[DeviceEnergy]) -> list[tuple[str, ...]]:
     """The devices in lines: alike ones together, each alone too where they are few or differ."""
     rows = []
-    for alike in _grouped(devices, lambda d: (d.kind, d.name, d.method)).values():
+    by_kind = sorted(devices, key=lambda d: _KINDS.index(d.kind))
+    for alike in _grouped(by_kind, lambda d: (d.kind, d.name, d.method)).values():
         label = KIND_LABELS[alike[0].kind]
-        name = printable(alike[0].name)
+        name = printable(_beside_label(label, alike[0].name))
         if len(alike) == 1:
             rows.append(_row(label, name, alike))
         elif len(alike) <= _FEW:
@@ -273,15 +276,21 @@ def _not_measured(parts: Iterable[NotMeasured]) -> Iterator[str]:
 
 def _part_name(part: NotMeasured) -> str:
     label = KIND_LABELS[part.kind]
-    return label if part.name in ("", label) else f"{label} {part.name}"
+    return f"{label} {_beside_label(label, part.name)}".rstrip()
+
+
+def _beside_label(label: str, name: str) -> str:
+    """A part's name where its kind stands before it: "CPU package-0" would say CPU twice."""
+    return "" if name == label else name.removeprefix(f"{label} ")
 
 
 def _notes(devices: Iterable[DeviceEnergy]) -> Iterator[str]:
-    """Each note once, with the kind of the devices that carry it, and how many where not one."""
-    noted = [(d.kind, note) for d in devices for note in d.notes]
-    for (kind, note), carriers in _grouped(noted, lambda pair: pair).items():
-        count = f" ({len(carriers)})" if len(carriers) > 1 else ""
-        yield printable(f"{KIND_LABELS[kind]}{count}: {note}")
+    """Each note once, with the kinds of the devices that carry it, and how many where not one."""
+    noted = [(KIND_LABELS[d.kind], note) for d in devices for note in d.notes]
+    for note, carriers in _grouped(noted, lambda pair: pair[1]).items():
+        counts = Counter(label for label, _ in carriers)
+        kinds = ", ".join(label if n == 1 else f"{label} ({n})" for label, n in counts.items())
+        yield printable(f"{kinds}: {note}")
 
 
 def _grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
