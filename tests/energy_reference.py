@@ -62,10 +62,17 @@ class _Span:
         return _Span(a_us, b_us, self.power(a_us), self.power(b_us)) if self.is_known else _Span(a_us, b_us)
 
 
-def reference(samples: Samples, edges_us: list[int], rules: Rules) -> list[tuple[Fraction, int, int]]:
-    """Twice the energy in nJ, covered µs and greatest power (-1: unknown) between each two edges."""
+def reference(
+    samples: Samples, edges_us: list[int], rules: Rules
+) -> tuple[list[tuple[Fraction, int, int]], Fraction]:
+    """Twice the energy in nJ, covered µs and greatest power (-1: unknown) between each two edges.
+
+    And by how much whole numbers may miss that energy: each split rounds down by less than one, in the trace, and
+    a counter's cell is split in proportion to the trace.
+    """
     trace, readings = _trace(samples, rules)
     spans = _with_counter(trace, readings, rules) if rules.has_counter else trace
+    slack = 2 * sum((1 + span.scale for span in spans), Fraction(1))
     out = []
     for a_us, b_us in zip(edges_us, edges_us[1:], strict=False):
         energy, covered, peak = Fraction(0), 0, -1
@@ -81,7 +88,7 @@ def reference(samples: Samples, edges_us: list[int], rules: Rules) -> list[tuple
             if span.is_known and low < high:
                 peak = max(peak, ceil(span.power(low)), ceil(span.power(high)))
         out.append((energy, covered, peak))
-    return out
+    return out, slack
 
 
 def _trace(samples: Samples, rules: Rules) -> tuple[list[_Span], list[tuple[int, int]]]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import subprocess
 import sys
+import traceback
 from array import array
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -47,7 +50,9 @@ PACKAGE = Device("cpu_package", "intel-rapl:0", "package-0", "rapl", True, False
 FRANCE = IntensityValue(
     "FR", 56.0, "bundled", "table", "static", basis="lifecycle", year=2025, raw_value=56.0, raw_unit="g/kWh"
 )
-CONSTANT = IntensityValue("", 400.0, "user", "", "static", start=START, end=START + timedelta(hours=1), fetched_at=START)
+CONSTANT = IntensityValue(
+    "", 400.0, "user", "", "static", start=START, end=START + timedelta(hours=1), fetched_at=START
+)
 HERE = Segment("node1", "boot-a", 4026531836, 100, 5000, ClockPair(BOOT_US, BOOT_US, unix_us_of(START)), {"cpu": "x"})
 
 
@@ -141,6 +146,24 @@ def store_run(path: Path, run: Run) -> None:
     writer = writer_of(path, run)
     writer.finish(run, [], [], after(run.duration_s))
     writer.close()
+
+
+def as_stranger(work: Callable[[], None]) -> None:
+    """Do work in a child that permissions hold for: where the tests run as root, as nobody."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            if os.geteuid() == 0:
+                os.setresgid(65534, 65534, 65534)
+                os.setresuid(65534, 65534, 65534)
+            work()
+            status = 0
+        except BaseException:  # noqa: BLE001 (told, and the child ends here)
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 def python(code: str, *arguments: str | Path) -> subprocess.Popen[str]:

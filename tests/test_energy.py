@@ -69,12 +69,12 @@ def test_sixty_days_of_six_hour_steps_are_exact() -> None:
 
 def test_a_ramp_of_a_year_is_split_exactly() -> None:
     year_us = 365 * 86400 * S
-    samples = samples_of([0, year_us], [0, 700_000])
+    samples = samples_of([0, year_us], [0, 100_000])
     edges_us = [0, year_us // 4, year_us // 2, year_us - 1, year_us]
 
     got = integrate(samples, edges_us, Rules(has_counter=False, has_power=True))
 
-    until = [700_000 * t**2 // year_us for t in edges_us]
+    until = [100_000 * t**2 // year_us for t in edges_us]
     assert got.twice_energy_nj.tolist() == [b - a for a, b in pairwise(until)]
 
 
@@ -82,16 +82,16 @@ def test_an_interval_beyond_int64_says_where_to_put_an_edge() -> None:
     year_us = 365 * 86400 * S
     samples = samples_of([0, year_us], [700_000, 700_000])
 
-    with pytest.raises(OverflowError):
+    with pytest.raises(OverflowError, match="put an edge in between"):
         integrate(samples, [0, year_us], Rules(has_counter=False, has_power=True))
 
 
 def test_many_blocks_that_pass_int64_together_are_found_out() -> None:
-    day_us = 86400 * S
-    t_us = [k * day_us for k in range(200)]
+    t_us = np.arange(6_000_000) * 10 * S
+    samples = Samples(samples_of([0]).device, t_us, *(t_us * 0 + x for x in (200_000, 1, 0, 0, 0, 0)))
 
     with pytest.raises(OverflowError, match="put an edge in between"):
-        integrate(samples_of(t_us, [1_000_000] * 200), [0, t_us[-1]], Rules(has_counter=False, has_power=True, gap_us=day_us))
+        integrate(samples, [0, int(t_us[-1])], Rules(has_counter=False, has_power=True))
 
 
 def test_a_counter_that_stands_still_under_load_leaves_it_to_the_trace() -> None:
@@ -154,7 +154,7 @@ def test_a_coarse_counter_read_twice_around_its_step_is_plausible() -> None:
 
 
 def test_a_wrapping_counter_says_nothing_after_a_stall_as_long_as_a_round() -> None:
-    stall_us = (RAPL_MAX_UJ + 61) // 500  # at 500 W
+    stall_us = (RAPL_MAX_UJ + 61) // 500 + 1  # at 500 W
 
     got = integrate(samples_of([0, S, S + stall_us], None, [0, 100 * S, 200 * S]), [0, S + stall_us], RAPL)
 
@@ -254,15 +254,16 @@ def test_every_stamp_twice_is_no_trouble() -> None:
 def test_a_streams_memory_does_not_grow() -> None:
     stream = Stream(gpu(gap_us=5 * S))
     minute = long_trace(60, counter_uj=np.arange(60) * 333 * S)
-    held = []
+    held_bytes = []
     tracemalloc.start()
     for k in range(200):
         move = {"t_us": minute.t_us + k * 100 * S, "counter_uj": minute.counter_uj + k * 60 * 333 * S}
         stream.push(Samples(minute.device, *(move.get(n, getattr(minute, n)) for n in Samples.__slots__[1:8])))
-        held.append(tracemalloc.get_traced_memory()[0])
+        if k in (99, 199):
+            held_bytes.append(tracemalloc.get_traced_memory()[0])
     tracemalloc.stop()
 
-    assert held[-1] <= held[50] + 2_000
+    assert held_bytes[1] - held_bytes[0] < 1_000
 
 
 def test_a_stream_says_up_to_where_it_has_settled() -> None:

@@ -80,21 +80,21 @@ def bits(energy: EdgeEnergy) -> tuple:
 
 
 @given(cases())
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_energy_is_what_its_definition_says(case: tuple[Samples, list[int], Rules]) -> None:
     samples, edges_us, device = case
 
     got = integrate(samples, edges_us, device)
 
-    want = reference(samples, edges_us, device)
+    want, slack = reference(samples, edges_us, device)
     assert got.covered_us.tolist() == [covered for _, covered, _ in want]
     assert got.max_power_mw.tolist() == [peak for _, _, peak in want]
     for mine, (exact, _, _) in zip(got.twice_energy_nj.tolist(), want, strict=True):
-        assert abs(mine - exact) <= 2 * len(samples)  # each split rounds down by less than one
+        assert abs(mine - exact) <= slack
 
 
 @given(cases(), st.data())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_a_stream_gives_the_same_bits_for_any_cuts(case: tuple[Samples, list[int], Rules], data: st.DataObject) -> None:
     samples, edges_us, device = case
     cuts = sorted(data.draw(st.lists(st.integers(0, len(samples)), max_size=6)))
@@ -125,7 +125,7 @@ def added_up(settled: list[EdgeEnergy], edges_us: list[int]) -> EdgeEnergy:
 
 
 @given(cases(), st.data())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_pieces_join_to_the_same_bits_in_any_order(case: tuple[Samples, list[int], Rules], data: st.DataObject) -> None:
     samples, edges_us, device = case
     cuts = sorted(data.draw(st.lists(st.integers(0, len(samples)), max_size=6)))

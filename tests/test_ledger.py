@@ -216,6 +216,17 @@ def test_counter_and_power_that_disagree_are_both_named_and_widen_the_range():
     assert "37.45 W" in note and "65.32 W" in note and "counter is used" in note
 
 
+def test_a_trace_too_coarse_for_the_load_is_no_disagreement():
+    """Readings once a second of a load that goes up and down cannot say much; the counter can."""
+    ledger = ledger_of(gpu())
+    readings = [(0, Reading(START_US + t * S, 700_000 if t % 3 == 0 else 50_000, 375_000_000 * t)) for t in range(8)]
+
+    ledger.take(payload(readings), [])
+    ledger.finish(OFFSET_US, START_US + 7 * S)
+
+    assert not any("disagree" in note for note in ledger.accounts()[0].notes)
+
+
 def test_a_device_without_a_reading_is_unknown_and_not_zero():
     ledger = ledger_of(gpu(), CPU)
     ledger.take(payload([(0, constant(100, t)) for t in (START_US, START_US + S)]), [])

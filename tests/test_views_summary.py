@@ -109,8 +109,8 @@ def test_a_measured_run_shows_every_part_with_its_method_and_coverage():
           CPU  package-0                  counter  99.8 %   50.0 Wh   mean 50.0 W
         emissions     70.0 g CO2e of the measured energy; PUE 1.0 (IT energy only)
         intensity     56.0 g/kWh, France (FR), set by TRACKER_ZONE
-                      bundled: Ember yearly electricity data, Oct 2026 release, 2024,
-                      lifecycle, production, average, static""")
+                      bundled: Ember yearly electricity data, 2024, lifecycle,
+                      production, average, static""")
 
 
 def test_where_only_the_gpus_errors_are_known_their_range_is_shown():
@@ -158,8 +158,8 @@ def test_what_is_estimated_replayed_missing_or_doubtful_stands_apart():
         emissions     70.0 g CO2e of the measured energy; PUE 1.2
                       800 mg CO2e of the modelled energy, an estimate; PUE 1.2
         intensity     56.0 g/kWh, France (FR), GUESSED from time zone Europe/Paris
-                      bundled: Ember yearly electricity data, Oct 2026 release, 2024,
-                      lifecycle, production, average, static
+                      bundled: Ember yearly electricity data, 2024, lifecycle,
+                      production, average, static
         not measured  CPU package-0, CPU package-1: cannot read energy_uj (root only)
                       DRAM package-0 dram: the counter stands still
                       remedy: sudo chmod g+r energy_uj
@@ -302,3 +302,11 @@ def test_views_of_records_with_plain_names_are_ascii():
     assert all(summary_text(run).isascii() for run in runs)
     assert runs_table(runs).isascii()
     assert comparison_text(Comparison(runs)).isascii()
+
+
+def test_boards_whose_ids_begin_alike_are_told_apart():
+    alike = [replace(gpu(n, energy_j=10.0 ** (n + 1)), key=f"GPU-00000000-0000-0000-0000-{n:012d}") for n in range(4)]
+
+    text = summary_text(replace(MEASURED, devices=tuple(alike)))
+
+    assert all(f"...{n:012d}" in text for n in range(4))

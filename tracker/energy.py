@@ -58,6 +58,7 @@ SLOT_US: Final = 300 * MICROSECONDS_PER_S
 BLOCK: Final = 131_072
 RUN: Final = 8 * BLOCK  # what edges ask for is worked out once for so many samples
 LONGEST_FAST_STEP_US: Final = 2**31 - 1  # its square fits int64
+INT64_MAX: Final = 2**63 - 1
 NO_EDGES: Final = np.empty(0, np.int64)
 
 
@@ -309,9 +310,11 @@ class _Sums:
             skip = int(first == 0)
             stop = min(stop, len(self.edges_us))
         here, part = slice(first + skip, stop), slice(skip, stop - first)
-        energy = self._twice_energy_nj[here]
-        energy += twice_energy_nj[part].astype(np.int64)  # raises OverflowError where one alone does not fit
-        if np.any(energy < 0):  # two sums, neither negative nor beyond int64, show an overflow by their sign
+        energy, more = self._twice_energy_nj[here], twice_energy_nj[part]
+        fits = not np.any(more > INT64_MAX)
+        if fits:
+            energy += more.astype(np.int64)
+        if not fits or np.any(energy < 0):  # of two that fit, neither negative, the sign tells whether the sum does
             raise OverflowError("the energy of one interval passes int64: put an edge in between")
         self._covered_us[here] += covered_us[part]
         np.maximum(self._max_power_mw[here], max_power_mw[part], out=self._max_power_mw[here])

@@ -151,7 +151,7 @@ class RaplSensor:
         if zone.error not in _PERMISSION_ERRORS:
             reason = f"cannot read {zone.energy} ({os.strerror(zone.error) if zone.error else 'no number in it'})"
             return NotMeasured(zone.kind, name, reason, key=zone.id)
-        reason = f'cannot read {zone.energy} (permission denied; see README, "Permissions")'
+        reason = f'cannot read energy_uj below {self._class} (permission denied; see README, "Permissions")'
         files = f"{self._class}/intel-rapl*:*/energy_uj"
         remedy = f'sudo chgrp "$(id -gn)" {files} && sudo chmod g+r {files}'
         return NotMeasured(zone.kind, name, reason, remedy, zone.id)

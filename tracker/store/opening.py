@@ -241,8 +241,9 @@ def _uri(path: Path, query: str) -> str:
 def _connect(uri: str) -> sqlite3.Connection:
     # isolation_level None: the module begins no transactions of its own. The writer's thread is not the opener's.
     connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA wal_autocheckpoint=0").fetchall()
-    connection.execute("PRAGMA synchronous=NORMAL")
+    if "mode=rw" in uri:  # where a reader may not write, even these fail
+        connection.execute("PRAGMA wal_autocheckpoint=0").fetchall()
+        connection.execute("PRAGMA synchronous=NORMAL")
     return connection
 
 
@@ -382,12 +383,16 @@ def _run_migrations(connection: sa.Connection, schema: Schema) -> None:
     # Imported here alone: it costs 0.3 s, and few runs meet an older database.
     from alembic import command
     from alembic.config import Config
+    from alembic.util import CommandError
 
     config = Config()
     folder = str(schema.migrations or _migrations_folder())
     config.set_main_option("script_location", folder.replace("%", "%%"))
     config.attributes["connection"] = connection
-    command.upgrade(config, schema.revision)
+    try:
+        command.upgrade(config, schema.revision)
+    except CommandError as exc:
+        raise StoreError(f"the migrations in {folder} do not lead to schema {schema.version}: {exc}") from exc
 
 
 def _migrations_folder() -> Path:

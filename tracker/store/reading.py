@@ -169,14 +169,16 @@ class RunReader:
         query = _SELECT_RUNS.order_by(c.started_unix_us.desc(), c.id.desc()).limit(limit).offset(offset)
         for column, text in ((c.project, project), (c.name, name)):
             if text is not None:
-                query = query.where(column == text)
+                query = query.where(column == mapping.storable(text))
         if since is not None:
             query = query.where(c.started_unix_us >= instant_us(since))
         if until is not None:
             query = query.where(c.started_unix_us < instant_us(until))
         of_tag = tables.tags.c
         for key, value in (tags or {}).items():
-            tagged = sa.select(of_tag.run_id).where(of_tag.key == key, of_tag.value == value)
+            tagged = sa.select(of_tag.run_id).where(
+                of_tag.key == mapping.storable(key), of_tag.value == mapping.storable(value)
+            )
             query = query.where(c.id.in_(tagged))
         if self._opened().version is None:
             return []
@@ -199,6 +201,7 @@ class RunReader:
             RunNotFoundError: there is none, or more than one; the message names those that come near.
             StoreError: the database cannot be read.
         """
+        reference = mapping.storable(reference)
         database = self._opened()
         if database.version is None:
             raise RunNotFoundError(f"no run {reference!r}: there are no runs in {database.label} yet")

@@ -163,16 +163,22 @@ def _rows(devices: Iterable[DeviceEnergy]) -> list[tuple[str, ...]]:
         if len(alike) == 1:
             rows.append(_row(label, name, alike))
         elif len(alike) <= _FEW:
-            rows.extend(_row(label, f"{name} {_short_key(device)}", [device]) for device in alike)
+            pairs = zip(_short_keys(alike), alike, strict=True)
+            rows.extend(_row(label, f"{name} {key}", [device]) for key, device in pairs)
         else:
             rows.append(_row(label, f"{len(alike)} x {name}", alike))
             if _differ(alike):
-                rows.extend(_row("", _short_key(device), [device]) for device in alike)
+                rows.extend(_row("", key, [device]) for key, device in zip(_short_keys(alike), alike, strict=True))
     return rows
 
 
-def _short_key(device: DeviceEnergy) -> str:
-    return cut(printable(device.key), _KEY_WIDTH)
+def _short_keys(devices: Sequence[DeviceEnergy]) -> list[str]:
+    """The beginnings of the keys, which CUDA_VISIBLE_DEVICES takes too; their ends where all begin alike."""
+    keys = [printable(device.key) for device in devices]
+    begins = [cut(key, _KEY_WIDTH) for key in keys]
+    if len(set(begins)) == len(keys):
+        return begins
+    return [key if len(key) <= _KEY_WIDTH else f"...{key[-_KEY_WIDTH + 3 :]}" for key in keys]
 
 
 def _row(label: str, name: str, devices: Sequence[DeviceEnergy]) -> tuple[str, ...]:
@@ -252,15 +258,14 @@ def _place(value: IntensityValue, use: IntensityUse, zone: ZoneChoice | None) ->
 
 
 def _provenance(value: IntensityValue) -> str:
-    document = value.source if value.dataset in value.source else ", ".join(filter(None, (value.dataset, value.source)))
+    """Which value it is, short; its source, licence and note stand in the record."""
     parts = [
-        f"{value.provider}: {document}" if document else value.provider,
+        f"{value.provider}: {value.dataset or value.source}",
         str(value.year) if value.year is not None else "",
         value.basis if value.basis != "unknown" else "basis unknown",
         value.accounting if value.accounting != "unknown" else "",
         value.signal,
         value.status,
-        value.note,
     ]
     return ", ".join(filter(None, parts))
 
