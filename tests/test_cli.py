@@ -50,7 +50,9 @@ def runs() -> list[dict]:
 def test_a_command_keeps_its_output_and_a_summary_goes_to_standard_error():
     code = "import sys, time; print('out', sys.argv[1:]); print('err', file=sys.stderr); time.sleep(0.3)"
 
-    done = tracker("run", "--name", "n", "--project", "p", "--tag", "a=b", "--", PYTHON, "-c", code, "--name", "-x", "é")
+    done = tracker(
+        "run", "--name", "n", "--project", "p", "--tag", "a=b", "--", PYTHON, "-c", code, "--name", "-x", "é"
+    )
 
     assert (done.returncode, done.stdout) == (0, "out ['--name', '-x', 'é']\n")
     assert done.stderr.startswith("err\n")
@@ -92,7 +94,9 @@ signal.signal({int(number)}, handler)
 print("up", flush=True)
 time.sleep(30)
 """
-    child = subprocess.Popen([PYTHON, "-m", "tracker", "run", "--", PYTHON, "-c", code], stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [PYTHON, "-m", "tracker", "run", "--", PYTHON, "-c", code], stdout=subprocess.PIPE, text=True
+    )
     assert child.stdout.readline() == "up\n"
     child.send_signal(number)
     out, _ = child.communicate(timeout=20)

@@ -23,9 +23,7 @@ START_US = 100 * S
 
 
 def gpu(counter_period_us: int = 0) -> Device:
-    return Device(
-        "gpu", "GPU-1", "GPU", "fake", has_counter=True, has_power=True, counter_period_us=counter_period_us
-    )
+    return Device("gpu", "GPU-1", "GPU", "fake", has_counter=True, has_power=True, counter_period_us=counter_period_us)
 
 
 CPU = Device("cpu_package", "intel-rapl:0", "CPU", "fake", has_counter=True, has_power=False)
@@ -199,9 +197,7 @@ def test_counter_and_power_that_disagree_are_both_named_and_widen_the_range():
     """Case 213: 37.45 W by counter, 65.32 W by power, on one idle board: one source throughout, and it is said."""
     ledger = ledger_of(gpu())
     stop_us = START_US + 5 * S
-    readings = [
-        (0, Reading(START_US + t * S // 2, 65_320, 37_450_000 * t // 2)) for t in range(11)
-    ]
+    readings = [(0, Reading(START_US + t * S // 2, 65_320, 37_450_000 * t // 2)) for t in range(11)]
 
     ledger.take(payload(readings), [])
     ledger.finish(OFFSET_US, stop_us)

@@ -280,7 +280,8 @@ def _distinct_starts(value: IntColumn, start_s: IntColumn, values: int) -> list[
     value, start_s = value[order], start_s[order]
     is_new = np.ones(len(value), dtype=np.bool_)
     is_new[1:] = (value[1:] != value[:-1]) | (start_s[1:] != start_s[:-1])
-    return np.bincount(value[is_new], minlength=values).tolist()
+    counts: list[int] = np.bincount(value[is_new], minlength=values).tolist()
+    return counts
 
 
 def _exact_sums(column: IntColumn, cell: IntColumn, cells: int) -> list[int]:

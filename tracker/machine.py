@@ -33,15 +33,18 @@ def clock_pair() -> ClockPair:
 
 
 def process_start(pid: int, proc: Path = Path("/proc")) -> int | None:
-    """Start time of a process in clock ticks since boot; None where there is no such process or no /proc.
+    """Start time of a process in clock ticks since boot; None where no such process runs, or there is no /proc.
 
-    Source: proc(5), /proc/<pid>/stat field 22. The name in field 2 may hold spaces and brackets.
+    A zombie runs no more, though its parent has not asked for its end yet.
+
+    Source: proc(5), /proc/<pid>/stat fields 3 and 22. The name in field 2 may hold spaces and brackets.
     """
     try:
         stat = (proc / str(pid) / "stat").read_bytes()
     except OSError:
         return None
-    return int(stat[stat.rindex(b")") + 2 :].split()[19])
+    fields = stat[stat.rindex(b")") + 2 :].split()
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
 def this_segment(hardware: dict[str, str] | None = None) -> Segment:

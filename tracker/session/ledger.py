@@ -137,9 +137,8 @@ class DeviceLedger:
         method: Method = "model" if self.device.sensor == "model" else "counter" if by_counter else "power"
         counter_j = joules_of_twice_nj(findings.compared_counter_twice_nj)
         power_j = joules_of_twice_nj(findings.compared_power_twice_nj)
-        disagrees = findings.compared_us >= DISAGREEMENT_MIN_US and abs(power_j - counter_j) > DISAGREEMENT_SHARE * max(
-            power_j, counter_j
-        )
+        expected_j = max(DISAGREEMENT_SHARE * max(power_j, counter_j), self._noise_j())
+        disagrees = findings.compared_us >= DISAGREEMENT_MIN_US and abs(power_j - counter_j) > expected_j
         notes = [*self.device.notes, *_notes(findings, self._rules.has_counter)]
         if disagrees:
             watts = MICROSECONDS_PER_S / findings.compared_us

@@ -22,6 +22,7 @@ class Finishing(Protocol):
     """A run that is still going on."""
 
     def finish(self, status: RunStatus) -> Run: ...
+    def forget_after_fork(self) -> None: ...
 
 
 class ProcessState:
@@ -67,6 +68,8 @@ def _forget_in_child() -> None:
     global _state, _making
     _making = threading.Lock()  # another thread of the parent may have held it
     if _state is not None:
+        for run in _state.live:
+            run.forget_after_fork()
         _state = ProcessState()
 
 

@@ -113,6 +113,7 @@ class Recorder:
         self._inbox.start_us = start_us
         self._ledger.begin(start_us)
         self._facts = replace(self._facts, started_at=datetime_of(start_us + self._clock.unix_offset_us))
+        self._state.writer.post(lambda: self._write(lambda writer: writer.set_start(self._facts.started_at)))
 
     def open_span(self, name: str, parent_id: int | None, attributes: Mapping[str, Any]) -> int:
         return self._inbox.open_span(name, parent_id, attributes, boottime_us())
@@ -155,6 +156,10 @@ class Recorder:
                 if self in state.live:
                     state.live.remove(self)
         return self._final or self._unaccounted(status)
+
+    def forget_after_fork(self) -> None:
+        """In a forked child: let go of the parent's connection without closing it."""
+        self._target.forget_after_fork()
 
     # The sampler's thread
 

@@ -69,3 +69,9 @@ class Target:
             yield str(Path(tempfile.mkdtemp(prefix="tracker-")) / name)
         except OSError:
             return
+
+    def forget_after_fork(self) -> None:
+        """In a forked child: let go of the connection without closing it."""
+        if self.writer is not None:
+            self.writer.forget_after_fork()
+        self.writer = None

@@ -43,6 +43,12 @@ class Writer:
                 self._thread = threading.Thread(target=self._loop, name="tracker-writer", daemon=True)
                 self._thread.start()
 
+    def post(self, work: Callable[[], None]) -> None:
+        """Have work done in the writer's thread, without waiting for it."""
+        with self._condition:
+            self._jobs.append(_Job(work))
+            self._condition.notify_all()
+
     def call(self, work: Callable[[], None], timeout_s: float) -> bool:
         """Do work in the writer's thread; false when it is not done within timeout_s (it will still be done)."""
         job = _Job(work)

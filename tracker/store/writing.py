@@ -6,6 +6,7 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from typing import Final, cast
 
@@ -13,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 
 from tracker.errors import StoreError
-from tracker.records import ClockPair, Device, Mark, Run, RunStatus, Samples, Segment, Slot, Span
+from tracker.records import ClockPair, Device, Mark, Run, RunStatus, Samples, Segment, Slot, Span, unix_us_of
 from tracker.store import rows, tables
 from tracker.store.codec import HOT_COLUMNS, hot_bytes
 from tracker.store.opening import Database, checkpoint, driver_connection, store_errors
@@ -136,6 +137,14 @@ class RunWriter:
             connection.execute(tables.segments.insert(), self._of_segment() | rows.segment_row(segment))
             self._write_clocks(connection, segment.started)
             self._write_pricing(connection, run, segment.started)
+
+    def set_start(self, started_at: datetime) -> None:
+        """State the run's true start, which is known only after the first readings; not where others have begun it."""
+        if self._segment:
+            return
+        with self._transaction() as connection:
+            of_run = tables.runs.c.id == self._run_id
+            connection.execute(tables.runs.update().where(of_run), {"started_unix_us": unix_us_of(started_at)})
 
     def add_devices(self, devices: Sequence[Device]) -> None:
         """Add devices that a sensor has found. One that the run knows from this host keeps its number there."""
