@@ -78,6 +78,16 @@ def test_a_ramp_of_a_year_is_split_exactly() -> None:
     assert got.twice_energy_nj.tolist() == [b - a for a, b in pairwise(until)]
 
 
+def test_a_ramp_of_six_hours_is_split_exactly() -> None:
+    end_us = 6 * 3600 * S
+    edges_us = [0, 1, end_us // 3 + 1, end_us - 7, end_us]
+
+    got = integrate(samples_of([0, end_us], [0, 699_999]), edges_us, Rules(has_counter=False, has_power=True))
+
+    until = [699_999 * t**2 // end_us for t in edges_us]
+    assert got.twice_energy_nj.tolist() == [b - a for a, b in pairwise(until)]
+
+
 def test_an_interval_beyond_int64_says_where_to_put_an_edge() -> None:
     year_us = 365 * 86400 * S
     samples = samples_of([0, year_us], [700_000, 700_000])
@@ -87,8 +97,8 @@ def test_an_interval_beyond_int64_says_where_to_put_an_edge() -> None:
 
 
 def test_many_blocks_that_pass_int64_together_are_found_out() -> None:
-    t_us = np.arange(6_000_000) * 10 * S
-    samples = Samples(samples_of([0]).device, t_us, *(t_us * 0 + x for x in (200_000, 1, 0, 0, 0, 0)))
+    t_us = np.arange(1_000_000) * 10 * S
+    samples = Samples(samples_of([0]).device, t_us, *(t_us * 0 + x for x in (1_000_000, 1, 0, 0, 0, 0)))
 
     with pytest.raises(OverflowError, match="put an edge in between"):
         integrate(samples, [0, int(t_us[-1])], Rules(has_counter=False, has_power=True))
@@ -145,6 +155,12 @@ def test_a_jump_beyond_the_device_is_left_to_the_trace() -> None:
     assert got.findings.implausible == 1
 
 
+def test_a_jump_beyond_int64_nanojoules_is_found_implausible() -> None:
+    got = integrate(samples_of([0, S], [300_000] * 2, [0, 5 * 10**14]), [0, S], gpu(max_power_mw=700_000))
+
+    assert (joules(got), got.findings.implausible) == ([300], 1)
+
+
 def test_a_coarse_counter_read_twice_around_its_step_is_plausible() -> None:
     samples = samples_of([0, S, S + 50_000], [700_000] * 3, [0, 690 * S, 760 * S])
 
@@ -156,10 +172,11 @@ def test_a_coarse_counter_read_twice_around_its_step_is_plausible() -> None:
 def test_a_wrapping_counter_says_nothing_after_a_stall_as_long_as_a_round() -> None:
     stall_us = (RAPL_MAX_UJ + 61) // 500 + 1  # at 500 W
 
-    got = integrate(samples_of([0, S, S + stall_us], None, [0, 100 * S, 200 * S]), [0, S + stall_us], RAPL)
+    for seen_uj in (200 * S, 100 * S):
+        got = integrate(samples_of([0, S, S + stall_us], None, [0, 100 * S, seen_uj]), [0, S + stall_us], RAPL)
 
-    assert joules(got) == [100]
-    assert (got.covered_us.tolist(), got.findings.overlong) == ([S], 1)
+        assert joules(got) == [100]
+        assert (got.covered_us.tolist(), got.findings.overlong, got.findings.frozen) == ([S], 1, 0)
 
 
 def test_a_counter_without_a_trace_is_split_by_time_and_the_splits_are_counted() -> None:
@@ -167,6 +184,14 @@ def test_a_counter_without_a_trace_is_split_by_time_and_the_splits_are_counted()
 
     assert joules(got) == [400, 600]
     assert (got.max_power_mw.tolist(), got.findings.linear) == ([100_000, 100_000], 1)
+
+
+def test_a_trace_that_knows_only_a_part_does_not_place_the_counters_energy() -> None:
+    samples = samples_of([0, 5 * S, 20 * S], [100_000] * 3, [0, None, 2000 * S])
+
+    got = integrate(samples, [0, 10 * S, 20 * S], gpu(gap_us=5 * S))
+
+    assert (joules(got), got.findings.linear) == ([1000, 1000], 1)
 
 
 def test_counter_and_trace_are_compared_where_both_are_known() -> None:
@@ -184,7 +209,8 @@ def test_power_that_no_device_draws_is_bridged_and_counted() -> None:
 
     got = integrate(samples, [0, 3 * S], POWER)
 
-    assert (joules(got), got.max_power_mw.tolist(), got.findings.rejected) == ([450], [150_000], 2)
+    assert (joules(got), got.max_power_mw.tolist()) == ([450], [150_000])
+    assert (got.findings.rejected, got.findings.conflicts) == (2, 0)
 
 
 def test_even_steps_are_flagged_only_without_a_counter() -> None:
@@ -205,6 +231,15 @@ def test_a_counter_lost_for_long_leaves_the_time_to_the_trace_for_any_cuts(fault
 
     assert got.findings.unanchored == 1
     assert got.findings.gap_us == 0
+
+
+def test_a_counter_first_read_late_was_not_lost() -> None:
+    count = 12_000
+    counter_uj = np.where(np.arange(count) > LONGEST_STRETCH + 10, np.arange(count) * 333 * S, -1)
+
+    got = assert_cuts_are_no_matter(long_trace(count, counter_uj=counter_uj), gpu(gap_us=5 * S))
+
+    assert (got.findings.unanchored, got.findings.gap_us) == (0, 0)
 
 
 def test_a_counter_that_just_comes_back_in_time_still_gives_the_energy() -> None:
@@ -249,6 +284,22 @@ def test_every_stamp_twice_is_no_trouble() -> None:
     got = assert_cuts_are_no_matter(doubled, POWER)
 
     assert got.twice_energy_nj.tolist() == integrate(samples, got.edges_us, POWER).twice_energy_nj.tolist()
+
+
+def test_a_step_is_a_step_where_the_fast_way_takes_over() -> None:
+    base = long_trace(9_000)
+    t_us, power_mw = base.t_us.copy(), base.power_mw.copy()
+    t_us[LONGEST_STRETCH - 1] = t_us[LONGEST_STRETCH]
+    power_mw[LONGEST_STRETCH - 1 : LONGEST_STRETCH + 1] = 500_000, 300_000
+    ordered_mw = power_mw.copy()
+    ordered_mw[LONGEST_STRETCH - 1 : LONGEST_STRETCH + 1] = 300_000, 500_000
+    twice_nj = int(((ordered_mw[1:] + ordered_mw[:-1]) * np.diff(t_us)).sum())
+
+    got = assert_cuts_are_no_matter(
+        Samples(base.device, t_us, power_mw, *(getattr(base, n) for n in Samples.__slots__[3:8])), POWER
+    )
+
+    assert (got.total_twice_nj, got.findings.conflicts) == (twice_nj, 1)
 
 
 def test_a_streams_memory_does_not_grow() -> None:

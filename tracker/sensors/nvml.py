@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import itertools
 import logging
 import math
 import os
@@ -42,7 +41,7 @@ _MAX_COUNTER_MJ: Final = (2**63 - 1) // MICROJOULES_PER_MILLIJOULE
 
 _PROBE_STEPS: Final = 4
 _PROBE_STEP_S: Final = 0.001
-_PROBE_LIMIT_US: Final = 10_000
+_PROBE_LIMIT_US: Final = 15_000  # within a period of every class: two moves are enough
 
 
 class Nvml(Protocol):
@@ -220,7 +219,7 @@ class NvmlSensor:
             if board.index in faults:
                 not_measured.append(NotMeasured("gpu", name, faults[board.index]))
                 continue
-            meter = _Meter(nvml, handles[board.index])
+            meter = _Meter(nvml, handles[board.index], board.name)
             if meter.has_power or meter.has_counter:
                 found.append((board, meter))
                 self._meters[_key(board)] = meter
@@ -236,8 +235,7 @@ class NvmlSensor:
         return Inventory(devices, tuple(not_measured), selection.warnings)
 
     def _device(self, board: Board, meter: _Meter, system: Mapping[str, str]) -> Device:
-        architecture = meter.ask("nvmlDeviceGetArchitecture")
-        sensor = sensor_class(architecture, board.name)
+        sensor = meter.sensor_class
         key = _key(board)
         attributes = {
             "uuid": board.uuid,
@@ -272,26 +270,29 @@ class NvmlSensor:
     def _probe_counters(self) -> None:
         """See whether counters move at each read, as simulated and some real ones do, or only now and then.
 
-        A step is 1 ms: any board in operation uses several mJ in it, and a counter that is refreshed each 20 or
-        100 ms stands still in all but one. Slow calls end the probe: then each class's period stands.
+        A counter that is refreshed every period moves at most once more than there are whole periods in the time
+        looked at. One that moves more often than that is fresh at each read. Any board in operation uses several mJ
+        in a step of 1 ms. Where calls are too slow to tell, the class's period stands.
         """
         known = self._moves_at_each_read
         unknown = {key: meter for key, meter in self._meters.items() if meter.has_counter and key not in known}
         if not unknown:
             return
-        limit_us = self._clock_us() + _PROBE_LIMIT_US
-        seen_uj: dict[str, list[int | None]] = {key: [] for key in unknown}
+        last_uj: dict[str, int | None] = {}
+        moves = dict.fromkeys(unknown, 0)
+        started_us = self._clock_us()
         for step in range(_PROBE_STEPS + 1):
             if step:
                 self._pause_s(_PROBE_STEP_S)
             for key, meter in unknown.items():
-                if self._clock_us() > limit_us:
-                    return
-                seen_uj[key].append(meter.read()[2])
-        for key, counters_uj in seen_uj.items():
-            steps = itertools.pairwise(counters_uj)
-            moves = sum(a is not None and b is not None and b > a for a, b in steps)
-            known[key] = moves >= _PROBE_STEPS - 1
+                counter_uj, before_uj = meter.read()[2], last_uj.get(key)
+                moves[key] += counter_uj is not None and before_uj is not None and counter_uj > before_uj
+                last_uj[key] = counter_uj
+            if self._clock_us() - started_us > _PROBE_LIMIT_US:
+                break
+        looked_us = self._clock_us() - started_us
+        for key, meter in unknown.items():
+            known[key] = moves[key] > 1 + looked_us // meter.sensor_class.period_us
 
 
 class _Meter:
@@ -300,9 +301,10 @@ class _Meter:
     What the driver says it does not support is found out here, once, and not asked for again.
     """
 
-    def __init__(self, nvml: Nvml, handle: Any) -> None:
+    def __init__(self, nvml: Nvml, handle: Any, name: str) -> None:
         self._nvml = nvml
         self._handle = handle
+        self.sensor_class = sensor_class(self.ask("nvmlDeviceGetArchitecture"), name)
         self._call_fields: Callable[..., int] | None = None
         self._field_arguments: tuple[Any, ...] = ()
         self._fields: dict[int, tuple[Any, Any]] = {}  # by id: the field value and its union, both views of one array
