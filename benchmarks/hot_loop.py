@@ -8,12 +8,8 @@ mean is their quotient); numpy, pandas and polars are given float columns withou
 
 from __future__ import annotations
 
-import os
-
-for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS"):
-    os.environ.setdefault(name, "1")  # before their first import
-
 import importlib.util
+import os
 import statistics
 import sys
 import time
@@ -64,6 +60,7 @@ def contenders(samples: Samples, t_s: FloatColumn, power_w: FloatColumn) -> dict
         return out
     out["tracker, one total"] = lambda: integrate(samples, whole_us, rules)
     if importlib.util.find_spec("polars"):
+        os.environ["POLARS_MAX_THREADS"] = "1"  # read at its import
         import polars as pl
 
         step_s = pl.col("t") - pl.col("t").shift()
@@ -74,7 +71,11 @@ def contenders(samples: Samples, t_s: FloatColumn, power_w: FloatColumn) -> dict
         import pandas as pd
 
         frame = pd.DataFrame({"t": t_s, "p": power_w})
-        out["pandas, one total"] = lambda: (frame.t.diff() * (frame.p + frame.p.shift()) / 2).sum()
+
+        def with_pandas() -> float:
+            return float((frame.t.diff() * (frame.p + frame.p.shift()) / 2).sum())
+
+        out["pandas, one total"] = with_pandas
     return out
 
 

@@ -1,7 +1,8 @@
 """Energy by definition, sample by sample in fractions: slow, plain, and shares no code with tracker.energy."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fractions import Fraction
+from itertools import pairwise
 from math import ceil
 
 import numpy as np
@@ -33,8 +34,12 @@ def samples_of(
 
 def part(samples: Samples, start: int, stop: int | None = None) -> Samples:
     """Samples from one position to another."""
-    names = ("t_us", "power_mw", "power_known", "counter_uj", "counter_known", "power_average_mw", "power_average_known")
-    return Samples(samples.device, *(getattr(samples, name)[start:stop] for name in names))
+    return Samples(samples.device, *(column[start:stop] for column in columns(samples)))
+
+
+def columns(samples: Samples) -> list[np.ndarray]:
+    """The columns of samples, as Samples takes them."""
+    return [getattr(samples, f.name) for f in fields(samples)[1:8]]
 
 
 @dataclass(frozen=True)
@@ -62,9 +67,7 @@ class _Span:
         return _Span(a_us, b_us, self.power(a_us), self.power(b_us)) if self.is_known else _Span(a_us, b_us)
 
 
-def reference(
-    samples: Samples, edges_us: list[int], rules: Rules
-) -> tuple[list[tuple[Fraction, int, int]], Fraction]:
+def reference(samples: Samples, edges_us: list[int], rules: Rules) -> tuple[list[tuple[Fraction, int, int]], Fraction]:
     """Twice the energy in nJ, covered µs and greatest power (-1: unknown) between each two edges.
 
     And by how much whole numbers may miss that energy: each split rounds down by less than one, in the trace, and
@@ -74,7 +77,7 @@ def reference(
     spans = _with_counter(trace, readings, rules) if rules.has_counter else trace
     slack = 2 * sum((1 + span.scale for span in spans), Fraction(1))
     out = []
-    for a_us, b_us in zip(edges_us, edges_us[1:], strict=False):
+    for a_us, b_us in pairwise(edges_us):
         energy, covered, peak = Fraction(0), 0, -1
         for span in spans:
             low, high = max(a_us, span.t0_us), min(b_us, span.t1_us)
@@ -100,19 +103,19 @@ def _trace(samples: Samples, rules: Rules) -> tuple[list[_Span], list[tuple[int,
     for i in rows:
         t = int(samples.t_us[i])
         powers.setdefault(t, [])
-        if samples.power_known[i] and 0 <= samples.power_mw[i] <= most:
+        if rules.has_power and samples.power_known[i] and 0 <= samples.power_mw[i] <= most:
             powers[t].append(int(samples.power_mw[i]))
         if samples.counter_known[i]:
             readings[t] = int(samples.counter_uj[i])
     known = [t for t, p in powers.items() if p]
     lines = [
         _Span(a, b, Fraction(max(powers[a])), Fraction(min(powers[b])))
-        for a, b in zip(known, known[1:], strict=False)
+        for a, b in pairwise(known)
         if rules.gap_us is None or b - a <= rules.gap_us
     ]
     stamps = list(powers)
     spans = []
-    for a, b in zip(stamps, stamps[1:], strict=False):
+    for a, b in pairwise(stamps):
         line = next((x for x in lines if x.t0_us <= a and b <= x.t1_us), None)
         spans.append(line.cut(a, b) if line else _Span(a, b))
     return spans, list(readings.items())

@@ -1,11 +1,12 @@
 """Examples of energy: each rule once, and sizes that hypothesis does not reach."""
 
 import tracemalloc
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
-from energy_reference import RAPL_MAX_UJ, gpu, part, samples_of
+from energy_reference import RAPL_MAX_UJ, columns, gpu, part, samples_of
 
 from tracker.counters import LONGEST_STRETCH
 from tracker.energy import EdgeEnergy, Piece, Rules, Stream, integrate, rules_of, slot_edges
@@ -15,7 +16,11 @@ from tracker.units import JOULES_PER_KWH, joules_of_twice_nj
 S = 1_000_000
 POWER = Rules(has_counter=False, has_power=True, gap_us=5 * S)
 RAPL = Rules(
-    has_counter=True, has_power=False, counter_modulus_uj=RAPL_MAX_UJ + 61, counter_period_us=1_000, max_power_mw=500_000
+    has_counter=True,
+    has_power=False,
+    counter_modulus_uj=RAPL_MAX_UJ + 61,
+    counter_period_us=1_000,
+    max_power_mw=500_000,
 )
 
 
@@ -270,7 +275,9 @@ def test_power_and_counter_that_take_turns_lose_nothing() -> None:
     count = 12_000
     counter_uj = np.where(np.arange(count) % 2, np.arange(count) * 333 * S, -1)
 
-    got = assert_cuts_are_no_matter(long_trace(count, counter_uj=counter_uj, power_known=np.arange(count) % 2 == 0), gpu())
+    got = assert_cuts_are_no_matter(
+        long_trace(count, counter_uj=counter_uj, power_known=np.arange(count) % 2 == 0), gpu()
+    )
 
     assert got.findings.counter_us > 0.99 * (got.edges_us[-1] - got.edges_us[0])
     assert got.findings.unanchored == 0
@@ -279,7 +286,7 @@ def test_power_and_counter_that_take_turns_lose_nothing() -> None:
 def test_every_stamp_twice_is_no_trouble() -> None:
     samples = long_trace(9_000)
     twice = np.repeat(np.arange(9_000), 2)
-    doubled = Samples(samples.device, *(getattr(samples, n)[twice] for n in Samples.__slots__[1:8]))
+    doubled = Samples(samples.device, *(c[twice] for c in columns(samples)))
 
     got = assert_cuts_are_no_matter(doubled, POWER)
 
@@ -295,11 +302,20 @@ def test_a_step_is_a_step_where_the_fast_way_takes_over() -> None:
     ordered_mw[LONGEST_STRETCH - 1 : LONGEST_STRETCH + 1] = 300_000, 500_000
     twice_nj = int(((ordered_mw[1:] + ordered_mw[:-1]) * np.diff(t_us)).sum())
 
-    got = assert_cuts_are_no_matter(
-        Samples(base.device, t_us, power_mw, *(getattr(base, n) for n in Samples.__slots__[3:8])), POWER
-    )
+    got = assert_cuts_are_no_matter(Samples(base.device, t_us, power_mw, *columns(base)[2:]), POWER)
 
     assert (got.total_twice_nj, got.findings.conflicts) == (twice_nj, 1)
+
+
+def test_a_long_trace_in_any_order_is_the_same_trace() -> None:
+    samples = long_trace(300_000)
+    edges_us, _ = slot_edges(int(samples.t_us[0]), int(samples.t_us[-1]), 0)
+    orders = (np.arange(300_000)[::-1], np.roll(np.arange(300_000), 7), np.random.default_rng(1).permutation(300_000))
+
+    got = [integrate(Samples(samples.device, *(c[o] for c in columns(samples))), edges_us, POWER) for o in orders]
+
+    want = integrate(samples, edges_us, POWER).twice_energy_nj.tolist()
+    assert [g.twice_energy_nj.tolist() for g in got] == [want] * 3
 
 
 def test_a_streams_memory_does_not_grow() -> None:
@@ -308,8 +324,7 @@ def test_a_streams_memory_does_not_grow() -> None:
     held_bytes = []
     tracemalloc.start()
     for k in range(200):
-        move = {"t_us": minute.t_us + k * 100 * S, "counter_uj": minute.counter_uj + k * 60 * 333 * S}
-        stream.push(Samples(minute.device, *(move.get(n, getattr(minute, n)) for n in Samples.__slots__[1:8])))
+        stream.push(replace(minute, t_us=minute.t_us + k * 100 * S, counter_uj=minute.counter_uj + k * 60 * 333 * S))
         if k in (99, 199):
             held_bytes.append(tracemalloc.get_traced_memory()[0])
     tracemalloc.stop()
@@ -333,8 +348,9 @@ def test_a_sample_that_comes_too_late_is_refused() -> None:
     stream = Stream(POWER)
     stream.push(samples_of([0, S, 2 * S], [1_000] * 3))
 
-    with pytest.raises(ValueError, match="push samples in order"):
-        stream.push(samples_of([S // 2], [1_000]))
+    for late_us in (S // 2, S):
+        with pytest.raises(ValueError, match="push in order"):
+            stream.push(samples_of([late_us], [1_000]))
 
 
 @pytest.mark.parametrize("edges_us", [[], [0], [0, 0], [1, 0]])

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from energy_reference import gpu, part, reference, samples_of
+from energy_reference import columns, gpu, part, reference, samples_of
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -50,22 +50,11 @@ def rules(draw: st.DrawFn) -> Rules:
     )
 
 
-def without_power(samples: Samples, rules: Rules) -> Samples:
-    """A device without power has no power readings."""
-    if rules.has_power:
-        return samples
-    known = np.zeros(len(samples), bool)
-    return Samples(
-        samples.device, samples.t_us, samples.power_mw * 0, known, samples.counter_uj, samples.counter_known,
-        samples.power_average_mw, samples.power_average_known,
-    )  # fmt: skip
-
-
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[Samples, list[int], Rules]:
     """A trace, edges around, in and on its samples, and rules."""
     device = draw(rules())
-    samples = without_power(draw(traces()), device)
+    samples = draw(traces())
     near = st.one_of(
         st.sampled_from(samples.t_us.tolist()),
         st.integers(int(samples.t_us[0]) - 10**7, int(samples.t_us[-1]) + 10**7),
@@ -75,8 +64,8 @@ def cases(draw: st.DrawFn) -> tuple[Samples, list[int], Rules]:
 
 
 def bits(energy: EdgeEnergy) -> tuple:
-    columns = (energy.edges_us, energy.twice_energy_nj, energy.covered_us, energy.max_power_mw)
-    return *(c.tolist() for c in columns), energy.findings
+    arrays = (energy.edges_us, energy.twice_energy_nj, energy.covered_us, energy.max_power_mw)
+    return *(a.tolist() for a in arrays), energy.findings
 
 
 @given(cases())
@@ -144,13 +133,9 @@ def test_the_order_of_samples_is_no_matter(case: tuple[Samples, list[int], Rules
     _, first = np.unique(samples.t_us, return_index=True)  # those of one stamp count in the order they came
     order = first.copy()
     random.shuffle(order)
-    columns = [getattr(samples, n) for n in ("t_us", "power_mw", "power_known", "counter_uj", "counter_known")]
-    sorted_, shuffled = (
-        Samples(samples.device, *(c[o] for c in columns), *(samples.power_average_mw[o], samples.power_average_known[o]))
-        for o in (first, order)
-    )
+    in_order, shuffled = (Samples(samples.device, *(c[o] for c in columns(samples))) for o in (first, order))
 
-    assert bits(integrate(shuffled, edges_us, device)) == bits(integrate(sorted_, edges_us, device))
+    assert bits(integrate(shuffled, edges_us, device)) == bits(integrate(in_order, edges_us, device))
 
 
 @given(cases())
@@ -227,7 +212,10 @@ def test_missing_readings_of_a_counter_never_change_the_total(samples: Samples, 
     device = gpu(gap_us=1)
     kept = data.draw(st.sets(st.integers(0, count - 1)))
     edges_us = [t_us[0], t_us[-1] + 1]
-    holes = [c if i in kept or t in (t_us[0], t_us[-1]) else None for i, (t, c) in enumerate(zip(t_us, counter_uj, strict=True))]
+    holes = [
+        c if i in kept or t in (t_us[0], t_us[-1]) else None
+        for i, (t, c) in enumerate(zip(t_us, counter_uj, strict=True))
+    ]
     holed_mw = [p if i in kept else None for i, p in enumerate(samples.power_mw.tolist())]
 
     whole = integrate(samples_of(t_us, samples.power_mw.tolist(), counter_uj), edges_us, device)

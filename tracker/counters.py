@@ -177,9 +177,7 @@ class Columns(NamedTuple):
 
 
 def columns_of(samples: Samples) -> Columns:
-    return Columns(
-        samples.t_us, samples.power_mw, samples.power_known, samples.counter_uj, samples.counter_known
-    )
+    return Columns(samples.t_us, samples.power_mw, samples.power_known, samples.counter_uj, samples.counter_known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +216,8 @@ def stamps_of(columns: Columns, rules: Rules) -> Stamps:
     """Columns of n > 0 samples in order, by distinct instant."""
     t_us = columns.t_us
     first = np.flatnonzero(np.concatenate(([True], t_us[1:] != t_us[:-1])))
-    credible = columns.power_known & (columns.power_mw >= 0) & (columns.power_mw <= rules.credible_power_mw)
+    given = columns.power_known & rules.has_power
+    credible = given & (columns.power_mw >= 0) & (columns.power_mw <= rules.credible_power_mw)
     leaving_mw = np.maximum.reduceat(np.where(credible, columns.power_mw, -1), first)
     counted = columns.counter_known & (columns.counter_uj >= 0)
     newest = np.maximum.reduceat(np.where(counted, np.arange(len(t_us)), -1), first)
@@ -229,7 +228,7 @@ def stamps_of(columns: Columns, rules: Rules) -> Stamps:
         arriving_mw=np.minimum.reduceat(np.where(credible, columns.power_mw, SAFE_INT64), first),
         leaving_mw=leaving_mw,
         power_known=leaving_mw >= 0,
-        rejected=np.add.reduceat((columns.power_known & ~credible).astype(np.int64), first),
+        rejected=np.add.reduceat((given & ~credible).astype(np.int64), first),
         counter_uj=columns.counter_uj[newest],
         counter_known=newest >= 0,
     )
@@ -453,9 +452,7 @@ def _counter_cells(
     )
 
 
-def _before_cuts(
-    cells: _CounterCells, cuts: IntColumn, knots: IntColumn, trace: _Trace
-) -> tuple[Exact, int]:
+def _before_cuts(cells: _CounterCells, cuts: IntColumn, knots: IntColumn, trace: _Trace) -> tuple[Exact, int]:
     """For each cut, what to add to the energy of all cells begun before it; and how many were split by time."""
     correction = np.zeros(len(cuts), cells.twice_energy_nj.dtype)
     cell = np.searchsorted(cells.nodes, cuts, side="left") - 1

@@ -56,7 +56,7 @@ __all__ = [
 SLOT_US: Final = 300 * MICROSECONDS_PER_S
 # Measured: smaller blocks fit L2, but pay numpy's price per call more often (benchmarks/hot_loop.py).
 BLOCK: Final = 131_072
-RUN: Final = 8 * BLOCK  # what edges ask for is worked out once for so many samples
+RUN: Final = 16 * BLOCK  # what edges ask for is worked out once for so many samples
 LONGEST_FAST_STEP_US: Final = 2**31 - 1  # its square fits int64
 INT64_MAX: Final = 2**63 - 1
 NO_EDGES: Final = np.empty(0, np.int64)
@@ -130,7 +130,7 @@ class Stream:
         """Take a block and settle what can be settled.
 
         Args:
-            samples: none older than `settled_until_us`.
+            samples: none from before what is settled.
             edges_us: increasing; only those within the settled time matter.
 
         Returns:
@@ -150,24 +150,16 @@ class Stream:
     def _advance(self, new: Columns | None, edges_us: Sequence[int] | IntColumn, *, is_end: bool) -> EdgeEnergy:
         sums = _Sums(_edges(edges_us, least=0), keeps_outside=True)
         if new is not None and len(new.t_us):
-            self._take(new)
+            if self._walk is None:
+                self._walk = _Walk(self._rules, new.in_order())
+            else:
+                self._walk.take(new)
         if self._walk is None:
             return sums.between(0, 0)
         from_us = self._walk.settled_us
         self._walk.advance(sums, is_end=is_end)
         self._walk.forget()
         return sums.between(from_us, self._walk.settled_us)
-
-    def _take(self, new: Columns) -> None:
-        if self._walk is None:
-            self._walk = _Walk(self._rules, new.in_order())
-            return
-        walk = self._walk
-        if new.t_us.min() < walk.columns.t_us[walk.at]:
-            raise ValueError(
-                f"a sample at {new.t_us.min()} µs came after {walk.settled_us} µs was settled: push samples in order"
-            )
-        walk.columns = walk.columns.then(new).in_order()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -224,9 +216,7 @@ class Piece:
         return sums.between_edges()
 
 
-def slot_edges(
-    t0_us: int, t1_us: int, unix_offset_us: int, step_us: int = SLOT_US
-) -> tuple[IntColumn, IntColumn]:
+def slot_edges(t0_us: int, t1_us: int, unix_offset_us: int, step_us: int = SLOT_US) -> tuple[IntColumn, IntColumn]:
     """The edges that cut [t0, t1] at the UTC slots.
 
     Args:
@@ -370,6 +360,17 @@ class _Walk:
         self._counter_uj = int(columns.counter_uj[0]) if begins_at_cut and rules.has_counter else None
         self._scratch = np.empty((2, 0), np.int64)
 
+    def take(self, new: Columns) -> None:
+        """Add samples.
+
+        Raises:
+            ValueError: one of them belongs to what is settled.
+        """
+        oldest_us = int(new.t_us.min())
+        if oldest_us < self.settled_us or (oldest_us == self.settled_us and not self._is_first):
+            raise ValueError(f"a sample at {oldest_us} µs came after {self.settled_us} µs was settled: push in order")
+        self.columns = self.columns.then(new).in_order()
+
     def advance(self, sums: _Sums, *, is_end: bool) -> None:
         """Settle up to the last clean cut, or to the last sample where no more will come.
 
@@ -407,6 +408,7 @@ class _Walk:
         first, edges_us = sums.inside(int(t_us[at]), int(t_us[stop]))  # nonsense, and refused, where out of order
         minus_energy, max_mw = np.zeros((2, len(edges_us) + 1), np.int64)
         cells = np.empty(len(edges_us), np.int64)  # position of the last sample at or before each edge
+        corners = np.empty((4, len(edges_us)), np.int64)  # that sample and the next, fetched while they are in cache
         found, steps_us = 0, set[int]()
         for begin in range(at, stop, size):
             end = min(begin + size, stop)
@@ -416,6 +418,8 @@ class _Walk:
                 break
             until = int(edges_us.searchsorted(t_us[end]))
             cells[found:until] = t_us[begin:end].searchsorted(edges_us[found:until], side="right") + begin - 1
+            corners[:2, found:until] = t_us[cells[found:until]], t_us[cells[found:until] + 1]
+            corners[2:, found:until] = power_mw[cells[found:until]], power_mw[cells[found:until] + 1]
             starts = np.concatenate(([0], cells[found:until] - begin))
             minus_step_us, product = self._scratch[:, : end - begin]
             np.add(power_mw[begin + 1 : end + 1], power_mw[begin:end], out=product)
@@ -437,8 +441,8 @@ class _Walk:
             return False
         cells, edges_us = cells[:found], edges_us[:found]
         energy, max_mw = -minus_energy[: found + 1], max_mw[: found + 1]
-        p0_mw, p1_mw = power_mw[cells], power_mw[cells + 1]
-        elapsed_us, length_us = edges_us - t_us[cells], t_us[cells + 1] - t_us[cells]
+        t0_us, t1_us, p0_mw, p1_mw = corners[:, :found]
+        elapsed_us, length_us = edges_us - t0_us, t1_us - t0_us
         # Where an edge shares its cell with the edge before or a block's start there is nothing to reduce, and
         # reduceat gives one element all the same.
         follows = np.diff(cells, prepend=-1) == 0
@@ -450,9 +454,7 @@ class _Walk:
         edge_mw = power_at_mw(p0_mw, p1_mw, length_us, elapsed_us)
         max_mw[:-1] = np.maximum(max_mw[:-1], edge_mw)
         max_mw[1:] = np.maximum(max_mw[1:], edge_mw)
-        findings = Findings(
-            step_us=max(steps_us) if len(steps_us) == 1 else UNEVEN, samples=stop - at + self._is_first
-        )
+        findings = Findings(step_us=max(steps_us) if len(steps_us) == 1 else UNEVEN, samples=stop - at + self._is_first)
         if rules.has_counter:
             findings = findings + Findings(compared_power_twice_nj=sum(energy.tolist()))
             energy, counted = self._counter_run(stop, cells, elapsed_us, length_us, part)
@@ -525,7 +527,7 @@ class _Walk:
 
     def _settle_window(self, sums: _Sums, *, is_end: bool) -> bool:
         """Settle up to the last clean cut within LONGEST_STRETCH samples; False: none without more samples."""
-        rules, count = self._rules, len(self.columns.t_us)
+        count = len(self.columns.t_us)
         ahead = 2 * LONGEST_STRETCH + 3  # beyond, no power reading can tell of the time up to a cut
         while True:
             stop = min(self.at + ahead, count)
@@ -533,50 +535,57 @@ class _Walk:
             if np.any(window.t_us[1:] < window.t_us[:-1]):
                 raise _OutOfOrderError
             has_all = is_end and stop == count
-            stamps = stamps_of(window, rules)
+            stamps = stamps_of(window, self._rules)
             if not has_all:
                 stamps = stamps.but_last()  # others of its instant may follow
             start = int(np.searchsorted(stamps.last, self.at - self._context))
-            if start + 1 < len(stamps):
-                if self._is_first and stamps.counter_known[start]:
-                    self._counter_uj = int(stamps.counter_uj[start])
-                end = int(np.searchsorted(stamps.last, self.at - self._context + LONGEST_STRETCH, side="right"))
-                moved = self._moved(stamps, start, end)
-                is_beyond = count - 1 - self.at > LONGEST_STRETCH
-                if rules.has_counter and not self._is_unanchored and is_beyond and not len(moved):
-                    self._is_unanchored = True
-                    sums.findings = sums.findings + Findings(unanchored=int(self._counter_uj is not None))
-                by_trace = self._is_unanchored or not rules.has_counter
-                if by_trace:
-                    end = max(end, start + 2)
-                    moved = self._moved(stamps, start, end)[:1]
-                    cuts = np.arange(start + 1, moved[0] + 1 if len(moved) else end)
-                else:
-                    cuts = moved if is_beyond or not has_all else np.array([len(stamps) - 1])
-                cuts = cuts[_is_power_settled(stamps, rules, has_all=has_all)[cuts]]
-                if len(cuts):
-                    break
+            cut = self._next_cut(sums, stamps, start, has_all=has_all) if start + 1 < len(stamps) else None
+            if cut is not None:
+                break
             if stop == count:
                 return False
             ahead *= 2
-        cut = int(cuts[-1])
         first, edges_us = sums.inside(self.settled_us, int(stamps.t_us[cut]))
-        sums.add(
-            first,
-            *settle(stamps, start, cut, edges_us, rules, by_trace=by_trace, is_first=self._is_first),
-        )
-        if by_trace and len(moved) and cut == moved[0]:
-            self._is_unanchored = False
+        by_trace = self._is_unanchored or not self._rules.has_counter
+        settled = settle(stamps, start, cut, edges_us, self._rules, by_trace=by_trace, is_first=self._is_first)
+        sums.add(first, *settled)
+        if len(self._moved(stamps, start, cut + 1)):
+            self._is_unanchored = False  # where it was, the cut is the first stamp at which the counter has moved
         read = np.flatnonzero(stamps.counter_known[: cut + 1])
         if len(read) and read[-1] >= start:
             self._counter_uj = int(stamps.counter_uj[read[-1]])
         powered = np.flatnonzero(stamps.power_known[: cut + 1])[-1:]
-        needed = powered[~are_apart(stamps, powered, np.array([cut]), rules)] if len(powered) else powered
+        needed = powered[~are_apart(stamps, powered, np.full(len(powered), cut), self._rules)]
         self.at = self._context + int(stamps.last[cut])
         self._context += int(stamps.first[needed[0] if len(needed) else cut])
         self.settled_us = int(stamps.t_us[cut])
         self._is_first = False
         return True
+
+    def _next_cut(self, sums: _Sums, stamps: Stamps, start: int, *, has_all: bool) -> int | None:
+        """Position of the last clean cut after start within LONGEST_STRETCH samples; None: later ones must tell.
+
+        Args:
+            has_all: the stamps reach to the end of the trace.
+        """
+        if self._is_first and stamps.counter_known[start]:
+            self._counter_uj = int(stamps.counter_uj[start])
+        end = int(np.searchsorted(stamps.last, self.at - self._context + LONGEST_STRETCH, side="right"))
+        moved = self._moved(stamps, start, end)
+        is_beyond = len(self.columns.t_us) - 1 - self.at > LONGEST_STRETCH
+        if self._rules.has_counter and not self._is_unanchored and is_beyond and not len(moved):
+            self._is_unanchored = True
+            sums.findings = sums.findings + Findings(unanchored=int(self._counter_uj is not None))
+        if self._is_unanchored or not self._rules.has_counter:
+            end = max(end, start + 2)  # one stamp may have more samples than that
+            moved = self._moved(stamps, start, end)
+            cuts = np.arange(start + 1, moved[0] + 1 if len(moved) else end)
+        elif has_all and not is_beyond:
+            cuts = np.array([len(stamps) - 1])
+        else:
+            cuts = moved
+        cuts = cuts[_is_power_settled(stamps, self._rules, has_all=has_all)[cuts]]
+        return int(cuts[-1]) if len(cuts) else None
 
     def _moved(self, stamps: Stamps, start: int, end: int) -> IntColumn:
         """Positions after start and before end at which the counter differs from its reading before."""

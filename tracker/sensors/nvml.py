@@ -41,7 +41,9 @@ _MAX_COUNTER_MJ: Final = (2**63 - 1) // MICROJOULES_PER_MILLIJOULE
 
 _PROBE_STEPS: Final = 4
 _PROBE_STEP_S: Final = 0.001
-_PROBE_LIMIT_US: Final = 15_000  # within a period of every class: two moves are enough
+_PROBE_MOVES: Final = 2
+_PROBE_LONGEST_STEP_US: Final = 5_000
+_PROBE_LIMIT_US: Final = 200_000
 
 
 class Nvml(Protocol):
@@ -146,7 +148,7 @@ class NvmlSensor:
         self._pause_s = pause_s
         self._pid: int | None = None  # NVML is not safely inherited through fork: its state belongs to one process
         self._meters: dict[str, _Meter] = {}
-        self._moves_at_each_read: dict[str, bool] = {}  # outlives close: it is a property of the board
+        self._moves_at_each_read: dict[str, bool] = {}  # by name; outlives close: it is a property of the board
 
     def open(self) -> Inventory:
         if self._gpus == "none":
@@ -247,7 +249,7 @@ class NvmlSensor:
             "scope": "module" if meter.is_module else "gpu",
             "power_limit_mw": str(meter.limit_mw or ""),
         }
-        counter_period_us = 0 if self._moves_at_each_read.get(key) else sensor.period_us
+        counter_period_us = 0 if self._moves_at_each_read.get(meter.name) else sensor.period_us
         return Device(
             kind="gpu",
             key=key,
@@ -270,29 +272,30 @@ class NvmlSensor:
     def _probe_counters(self) -> None:
         """See whether counters move at each read, as simulated and some real ones do, or only now and then.
 
-        A counter that is refreshed every period moves at most once more than there are whole periods in the time
-        looked at. One that moves more often than that is fresh at each read. Any board in operation uses several mJ
-        in a step of 1 ms. Where calls are too slow to tell, the class's period stands.
+        Boards of one name are alike: one of each is probed.
         """
-        known = self._moves_at_each_read
-        unknown = {key: meter for key, meter in self._meters.items() if meter.has_counter and key not in known}
-        if not unknown:
-            return
-        last_uj: dict[str, int | None] = {}
-        moves = dict.fromkeys(unknown, 0)
-        started_us = self._clock_us()
-        for step in range(_PROBE_STEPS + 1):
-            if step:
-                self._pause_s(_PROBE_STEP_S)
-            for key, meter in unknown.items():
-                counter_uj, before_uj = meter.read()[2], last_uj.get(key)
-                moves[key] += counter_uj is not None and before_uj is not None and counter_uj > before_uj
-                last_uj[key] = counter_uj
-            if self._clock_us() - started_us > _PROBE_LIMIT_US:
-                break
-        looked_us = self._clock_us() - started_us
-        for key, meter in unknown.items():
-            known[key] = moves[key] > 1 + looked_us // meter.sensor_class.period_us
+        for meter in self._meters.values():
+            if meter.has_counter and meter.name not in self._moves_at_each_read:
+                self._moves_at_each_read[meter.name] = self._moves_in_each_step(meter)
+
+    def _moves_in_each_step(self, meter: _Meter) -> bool:
+        """Whether the counter moves within a few ms, time and again.
+
+        One that is refreshed each 20 or 100 ms does so once, by chance. Any board in operation uses several mJ in a
+        step of 1 ms. A step that the machine has drawn out says nothing; where all are (slow calls), the class's
+        period stands.
+        """
+        limit_us = self._clock_us() + _PROBE_LIMIT_US
+        moves = looked = 0
+        before_uj, before_us = meter.read()[2], self._clock_us()
+        while looked < _PROBE_STEPS and moves < _PROBE_MOVES and before_us < limit_us:
+            self._pause_s(_PROBE_STEP_S)
+            counter_uj, now_us = meter.read()[2], self._clock_us()
+            if now_us - before_us <= _PROBE_LONGEST_STEP_US and counter_uj is not None and before_uj is not None:
+                looked += 1
+                moves += counter_uj > before_uj
+            before_uj, before_us = counter_uj, now_us
+        return moves >= _PROBE_MOVES
 
 
 class _Meter:
@@ -304,6 +307,7 @@ class _Meter:
     def __init__(self, nvml: Nvml, handle: Any, name: str) -> None:
         self._nvml = nvml
         self._handle = handle
+        self.name = name
         self.sensor_class = sensor_class(self.ask("nvmlDeviceGetArchitecture"), name)
         self._call_fields: Callable[..., int] | None = None
         self._field_arguments: tuple[Any, ...] = ()
