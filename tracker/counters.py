@@ -323,7 +323,9 @@ def settle(
         by_trace: leave the counter out.
         is_first: nothing lies before start, so it counts as a sample here.
     """
-    knots = np.union1d(stamps.t_us[start : stop + 1], edges_us)
+    knots = np.sort(np.concatenate((stamps.t_us[start : stop + 1], edges_us)))
+    # np.union1d would import numpy.ma, in a thread of the recorder's (DESIGN.md, section 8).
+    knots = knots[np.concatenate(([True], knots[1:] != knots[:-1]))]
     number = _number_type(stamps, start, stop, rules)
     steps_us = np.diff(knots)
     trace = _trace(stamps, knots, rules, number)
