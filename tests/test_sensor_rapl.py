@@ -249,9 +249,7 @@ def test_unreadable_for_users_is_a_reason_with_the_command_that_mends_it(powerca
     package, _ = inventory.not_measured
     assert inventory.devices == ()
     assert (package.kind, package.name, package.key) == ("cpu_package", "CPU package-0", "intel-rapl:0")
-    assert (
-        package.reason == f'cannot read energy_uj below {folder} (permission denied; see README, "Permissions")'
-    )
+    assert package.reason == f'cannot read energy_uj below {folder} (permission denied; see README, "Permissions")'
     assert package.remedy == (
         f'sudo chgrp "$(id -gn)" {folder}/intel-rapl*:*/energy_uj && sudo chmod g+r {folder}/intel-rapl*:*/energy_uj'
     )

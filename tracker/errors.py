@@ -1,14 +1,14 @@
 """Every error this package raises.
 
-    TrackerError
-    ├── SettingError (also ValueError)   a wrong argument or setting: what, where from, what to do
-    │   └── UnknownZoneError             a zone no table knows; carries the near matches
-    ├── SensorError                      a source of readings that cannot be used here, with the reason
-    │   └── TraceError                   a file given for replay that is no trace
-    └── StoreError                       the database: the message says which one
-        ├── NotADatabaseError            the file is something else
-        ├── SchemaTooNewError            written by a newer tracker
-        └── RunNotFoundError             no run, or more than one, under that id
+TrackerError
+├── SettingError (also ValueError)   a wrong argument or setting: what, where from, what to do
+│   └── UnknownZoneError             a zone no table knows; carries the near matches
+├── SensorError                      a source of readings that cannot be used here, with the reason
+│   └── TraceError                   a file given for replay that is no trace
+└── StoreError                       the database: the message says which one
+    ├── NotADatabaseError            the file is something else
+    ├── SchemaTooNewError            written by a newer tracker
+    └── RunNotFoundError             no run, or more than one, under that id
 """
 
 from collections.abc import Sequence

@@ -4,7 +4,7 @@ Copy it to the bench's adapters folder. `tracker(out, interval)` gives start() a
 returns are those of the devices by kind, None where nothing was measured.
 """
 
-import os
+from pathlib import Path
 
 import tracker as trk
 
@@ -13,7 +13,7 @@ VENV = "tracker"
 
 class T:
     def __init__(self, out, interval):
-        self.track = trk.track("bench", zone="FR", db=os.path.join(out, "runs.db"), interval_s=interval)
+        self.track = trk.track("bench", zone="FR", db=Path(out) / "runs.db", interval_s=interval)
 
     def start(self):
         self.live = self.track.start()
@@ -44,11 +44,11 @@ def tracker(out, interval=None):
 
 
 def scoped(out, interval=None):
-    return trk.track("bench", zone="FR", db=os.path.join(out, "runs.db"), interval_s=interval)
+    return trk.track("bench", zone="FR", db=Path(out) / "runs.db", interval_s=interval)
 
 
 def recover(out):
-    db = os.path.join(out, "runs.db")
+    db = Path(out) / "runs.db"
     found = trk.runs(db=db, limit=None)
     gpu_j = [of_run(run)["gpu_j"] for run in found]
     return {"rows": len(found), "gpu_j": sum(j for j in gpu_j if j is not None) if any(gpu_j) else None}
