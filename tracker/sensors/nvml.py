@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import logging
 import math
 import os
 import re
+import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +33,12 @@ _SUCCESS: Final = 0
 # INVALID_ARGUMENT (a field the driver is too old for), NOT_SUPPORTED, NO_PERMISSION, FUNCTION_NOT_FOUND,
 # ARGUMENT_VERSION_MISMATCH, DEPRECATED: asking again gives the same answer. All other codes may pass.
 _PERMANENT: Final = frozenset({2, 3, 4, 13, 25, 26})
-_VALUE_MEMBERS: Final = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")  # by nvmlValueType_t
+# nvmlFieldValue_t: field, scope, timestamp, latency, valueType, nvmlReturn, value. Taken from the array at one go: an
+# attribute of a ctypes structure costs as much (measured: ten of them per GPU were half of a reading).
+_FIELD_LAYOUT: Final = "IIqqIIQ"
+_FIELD_NUMBERS: Final = len(_FIELD_LAYOUT)
+_VALUE_TYPE: Final = 4
+_VALUE_CODES: Final = "dIQQqiH"  # by nvmlValueType_t, as struct reads the union's first bytes
 
 # Boards do exceed their limit for milliseconds. Over twice of it a reading is a fault (g-helper PR 5819: 593 W where
 # the limit is 175 W).
@@ -311,24 +318,28 @@ class _Meter:
         self.sensor_class = sensor_class(self.ask("nvmlDeviceGetArchitecture"), name)
         self._call_fields: Callable[..., int] | None = None
         self._field_arguments: tuple[Any, ...] = ()
-        self._fields: dict[int, tuple[Any, Any]] = {}  # by id: the field value and its union, both views of one array
+        self._layout = struct.Struct("")
+        self._values: tuple[int, ...] = ()  # of all fields, as last read
+        self._positions: dict[int, int] = {}  # by id of the field: where its numbers begin there
         c2c = self.ask("nvmlDeviceGetC2cModeInfoV")
         self.is_module = bool(getattr(c2c, "isC2cEnabled", 0))
         self.limit_mw = self._largest_limit_mw()
         self._max_mw = self.limit_mw * _MARGIN_OVER_LIMIT if self.limit_mw else _NO_BOARD_DRAWS_MW
         self._prepare_fields()
-        has_power_field = _INSTANT in self._fields or _AVERAGE in self._fields
+        has_power_field = _INSTANT in self._positions or _AVERAGE in self._positions
         self._calls_usage = not has_power_field and self._is_supported("nvmlDeviceGetPowerUsage")
-        self._calls_energy = _ENERGY not in self._fields and self._is_supported("nvmlDeviceGetTotalEnergyConsumption")
+        self._calls_energy = _ENERGY not in self._positions and self._is_supported(
+            "nvmlDeviceGetTotalEnergyConsumption"
+        )
         self.has_power = has_power_field or self._calls_usage
-        self.has_counter = _ENERGY in self._fields or self._calls_energy
+        self.has_counter = _ENERGY in self._positions or self._calls_energy
 
     @property
     def power_source(self) -> str:
         """Where power_mw comes from, for as long as this meter lives: "instant", "average", "usage" or ""."""
-        if _INSTANT in self._fields:
+        if _INSTANT in self._positions:
             return "instant"
-        if _AVERAGE in self._fields:
+        if _AVERAGE in self._positions:
             return "average"
         return "usage" if self._calls_usage else ""
 
@@ -340,12 +351,13 @@ class _Meter:
         """Power and its average in mW, and the counter in µJ."""
         power_mw = average_mw = counter_mj = None
         if self._call_fields is not None and self._call_fields(*self._field_arguments) == _SUCCESS:
+            self._values = self._layout.unpack_from(self._field_arguments[-1])
             power_mw = self._field(_INSTANT)
             average_mw = self._field(_AVERAGE)
             counter_mj = self._field(_ENERGY)
         if self._calls_usage:
             power_mw = self.ask("nvmlDeviceGetPowerUsage")
-        elif _INSTANT not in self._fields:
+        elif _INSTANT not in self._positions:
             power_mw, average_mw = average_mw, None
         if self._calls_energy:
             counter_mj = self.ask("nvmlDeviceGetTotalEnergyConsumption")
@@ -362,7 +374,7 @@ class _Meter:
         library = getattr(self._nvml, "nvmlLib", None)
         value_type = getattr(self._nvml, "c_nvmlFieldValue_t", None)
         call = getattr(library, "nvmlDeviceGetFieldValues", None)
-        if call is None or value_type is None:
+        if call is None or value_type is None or ctypes.sizeof(value_type) != struct.calcsize("=" + _FIELD_LAYOUT):
             return
         power_scope = _SCOPE_MODULE if self.is_module else _SCOPE_GPU
         wanted = {_INSTANT: power_scope, _AVERAGE: power_scope, _ENERGY: _SCOPE_GPU}
@@ -375,7 +387,8 @@ class _Meter:
         array = self._field_array(value_type, supported)
         self._call_fields = call
         self._field_arguments = (self._handle, len(array), array)
-        self._fields = {value.fieldId: (value, value.value) for value in array}
+        self._layout = struct.Struct("=" + _FIELD_LAYOUT * len(array))
+        self._positions = {value.fieldId: position * _FIELD_NUMBERS for position, value in enumerate(array)}
 
     @staticmethod
     def _field_array(value_type: Any, scopes: Mapping[int, int]) -> Any:
@@ -386,17 +399,11 @@ class _Meter:
         return array
 
     def _field(self, field_id: int) -> int | None:
-        entry = self._fields.get(field_id)
-        if entry is None:
+        position = self._positions.get(field_id)
+        if position is None:
             return None
-        value, union = entry
-        value_type = value.valueType
-        if value.nvmlReturn != _SUCCESS or not 0 <= value_type < len(_VALUE_MEMBERS):
-            return None
-        number: int | float = getattr(union, _VALUE_MEMBERS[value_type])
-        if number < 0 or not math.isfinite(number):
-            return None
-        return round(number)
+        value_type, code, bits = self._values[position + _VALUE_TYPE : position + _FIELD_NUMBERS]
+        return _number_of(value_type, bits) if code == _SUCCESS else None
 
     def _is_supported(self, function: str) -> bool:
         call = getattr(self._nvml, function, None)
@@ -414,6 +421,18 @@ class _Meter:
         default = self.ask("nvmlDeviceGetPowerManagementDefaultLimit")
         limits_mw = [limit for limit in (*constraints, enforced, default) if limit and limit < _NO_BOARD_DRAWS_MW]
         return max(limits_mw, default=None)
+
+
+def _number_of(value_type: int, bits: int) -> int | None:
+    """The number in a field's union, None where it is none that a meter gives."""
+    if value_type == 1:
+        return bits & 0xFFFF_FFFF
+    if value_type in (2, 3):
+        return bits
+    if value_type >= len(_VALUE_CODES):
+        return None
+    (number,) = struct.unpack_from(f"={_VALUE_CODES[value_type]}", struct.pack("=Q", bits))
+    return round(number) if math.isfinite(number) and number >= 0 else None
 
 
 def _binding() -> Nvml | None:
