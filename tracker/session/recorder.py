@@ -33,9 +33,8 @@ from tracker.session import provenance
 from tracker.session.account import DeviceAccount, RunFacts, build_run, gap_us_of
 from tracker.session.inbox import Inbox, Mail
 from tracker.session.ledger import Ledger
-from tracker.session.past import reader_of
 from tracker.session.process import ProcessState
-from tracker.session.target import Target
+from tracker.session.target import StoredSource, Target
 from tracker.settings import Settings
 from tracker.store.codec import hot_bytes
 from tracker.store.writing import Chunk, RunWriter
@@ -276,7 +275,7 @@ class Recorder:
             is_ended=status != "running",
             not_measured=self._not_measured,
             warnings=self._warnings,
-            source=reader_of(self._target.db) if self._target.db else None,
+            source=StoredSource(self._target.db) if self._target.db else None,
         )
 
     # Any thread

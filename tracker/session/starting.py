@@ -108,10 +108,11 @@ def _sensors(state: ProcessState, settings: Settings) -> list[tuple[Sensor, int]
     """The sensors of a run with their periods in µs; instances are shared by the runs of the process."""
     from tracker.sensors.nvml import NvmlSensor
     from tracker.sensors.rapl import RaplSensor
-    from tracker.sensors.replay import ReplaySensor
 
     interval_s = settings.interval_s or DEFAULT_INTERVAL_S
     if settings.replay is not None:
+        from tracker.sensors.replay import ReplaySensor
+
         return [(ReplaySensor(Path(settings.replay)), _us(interval_s))]
     rapl_s = min(max(interval_s, RAPL_MIN_INTERVAL_S), RAPL_MAX_INTERVAL_S)
     wanted: list[tuple[Sensor, int]] = [

@@ -13,8 +13,30 @@ from tracker.store.opening import open_for_writing
 from tracker.store.writing import RunWriter
 
 if TYPE_CHECKING:
-    from tracker.records import Run, Segment
+    from tracker.records import Mark, Run, Samples, Segment, Span
     from tracker.store.opening import Database
+    from tracker.store.reading import RunReader
+
+
+class StoredSource:
+    """Fetches what a Run does not carry from the database it is in; the reader is loaded when first asked."""
+
+    def __init__(self, db: str) -> None:
+        self._db = db
+
+    def samples(self, run_id: str) -> Sequence[Samples]:
+        return self._reader().samples(run_id)
+
+    def spans(self, run_id: str) -> Sequence[Span]:
+        return self._reader().spans(run_id)
+
+    def marks(self, run_id: str) -> Sequence[Mark]:
+        return self._reader().marks(run_id)
+
+    def _reader(self) -> RunReader:
+        from tracker.session.past import reader_of
+
+        return reader_of(self._db)
 
 
 class Target:
