@@ -8,8 +8,10 @@ from typing import get_args
 import pytest
 from standin.nvml import Const, Fault, Gpu, StandinNvml
 from standin.powercap import PowercapTree
+from test_sensor_host import GB, Machine
 
 from tracker.records import Device, DeviceKind, Reading
+from tracker.sensors.host import HostModel
 from tracker.sensors.nvml import NvmlSensor
 from tracker.sensors.protocol import Inventory, Sensor
 from tracker.sensors.rapl import RaplSensor
@@ -17,7 +19,7 @@ from tracker.sensors.replay import ReplaySensor
 
 S = 1_000_000
 START_US = 1_000 * S
-SENSORS = ("nvml", "rapl", "replay")
+SENSORS = ("nvml", "rapl", "replay", "model")
 
 
 class Rig:
@@ -72,6 +74,27 @@ class Rig:
         self._follow = lambda: None
         self._break = lambda: self.set_time_us(START_US + 61 * S)
         return ReplaySensor(path, clock_us=self.clock_us)
+
+    def _model(self, _: pytest.FixtureRequest, tmp_path: Path) -> Sensor:
+        machine = Machine(tmp_path, cpus=25, memory_bytes=1600 * GB)
+
+        def follow() -> None:
+            machine.run_until(self.t_us, load=1.0)
+
+        def break_first() -> None:
+            machine.hides_times = True
+            self.set_time_us(START_US + 60 * S)
+
+        follow()
+        self._follow = follow
+        self._break = break_first
+        return HostModel(
+            machine.proc,
+            machine.cgroup,
+            clock_us=self.clock_us,
+            awake_clock_us=self.clock_us,
+            import_psutil=lambda: machine,
+        )
 
 
 @pytest.fixture(params=SENSORS)
