@@ -15,7 +15,7 @@ import pytest
 import tracker
 from tracker import records
 
-UNITS = ("s", "us", "ns", "w", "mw", "j", "uj", "nj", "kwh", "g", "kg", "g_per_kwh")
+UNITS = ("s", "us", "ns", "w", "mw", "j", "uj", "nj", "kwh", "g", "kg", "g_per_kwh", "bytes")
 UNIT_AT_END = re.compile(rf"_({'|'.join(UNITS)})$")
 
 # Numbers without a unit, each agreed on here. Words that could also be times or amounts only where they are positions.
@@ -29,6 +29,7 @@ PURE = {
     *("Stamps.first", "Stamps.last", "are_apart.begin", "are_apart.end"),
     *("summary.width", "summary_text.width", "runs_table.width", "comparison_text.width", "table.width"),
     *("cut.width", "wrap.width", "ratio.value", "ratio.reference"),
+    *("cpus", "machine_cpus", "quota_cpus", "set_cpus", "load", "range_factors"),
     "raw_value",  # its unit stands beside it, in raw_unit
 }
 NUMBER = re.compile(r"(int|float|IntColumn|FloatColumn|tuple\[float, float\])( \| None)?")

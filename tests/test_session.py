@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import pickle
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -435,6 +436,27 @@ def test_rapl_is_read_beside_the_gpu(powercap_tree):
     assert by_kind["cpu_package"] == pytest.approx(12.5, abs=0.5)
     assert by_kind["dram"] == pytest.approx(2.5, abs=0.1)
     assert run.energy_j == pytest.approx(sum(by_kind.values()))
+
+
+def test_what_no_meter_reads_is_modelled_apart_and_what_one_reads_is_not(powercap_tree):
+    with tracker.track("metered") as live:
+        time.sleep(0.1)
+    assert not [d for d in live.stop().devices if d.method == "model"]
+
+    shutil.rmtree(powercap_tree.sysfs / "class" / "powercap")
+    with tracker.track("unmetered") as live:
+        time.sleep(0.1)
+    run = tracker.get(live.id)
+    modelled = [d for d in run.devices if d.method == "model"]
+    assert [d.kind for d in modelled] == ["cpu", "ram"]
+    assert run.energy_modelled_j == pytest.approx(sum(d.energy_j for d in modelled))
+    assert run.energy_j == gpu_of(run).energy_j
+    assert run.emissions_modelled_g > 0
+    for device in modelled:
+        low_j, high_j = device.energy_range_j
+        assert low_j < device.energy_j < high_j
+        assert "model, not measured" in device.notes[0]
+    assert {part.kind for part in run.not_measured} >= {"cpu_package", "dram"}
 
 
 def test_disabled_tracking_does_nothing_and_says_so(monkeypatch, tmp_path):

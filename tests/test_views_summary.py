@@ -161,7 +161,7 @@ def test_what_is_estimated_replayed_missing_or_doubtful_stands_apart():
                       bundled: Ember yearly electricity data, 2024, lifecycle,
                       production, average, static
         not measured  CPU package-0, CPU package-1: cannot read energy_uj (root only)
-                      DRAM package-0 dram: the counter stands still
+                      DRAM package-0 dram: the counter stands still; modelled instead
                       remedy: sudo chmod g+r energy_uj
                       GPU: the driver is not loaded
         notes         GPU: evenly spaced, no counter: aliasing can't be excluded

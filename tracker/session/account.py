@@ -23,6 +23,7 @@ from tracker.records import (
     datetime_of,
     unix_us_of,
 )
+from tracker.sensors.host import range_factors
 from tracker.units import MICROSECONDS_PER_S, MILLIWATTS_PER_W, joules_of_twice_nj
 
 if TYPE_CHECKING:
@@ -121,17 +122,23 @@ def _range_j(account: DeviceAccount, energy_j: float, covered_us: int, duration_
     """Where the true energy of a GPU lies with about 95 %; None for parts whose sensors nobody has published on.
 
     Gain and offset of the board's sensor, and the run's edges, in quadrature; a disagreement of counter and power
-    and time whose energy is unknown widen it.
+    and time whose energy is unknown widen it. A model's range is its own.
 
     Source: knowledge, measurement 3.6.
     """
     device = account.device
-    if device.kind != "gpu" or account.is_modelled:
+    if account.is_modelled:
+        factors = range_factors(device.attributes)
+        if factors is None:
+            return None
+        low_j, high_j = energy_j * factors[0], energy_j * factors[1]
+    elif device.kind == "gpu":
+        seconds = covered_us / MICROSECONDS_PER_S
+        spread_j = COVERAGE_FACTOR * math.hypot(GPU_GAIN_SD * energy_j, GPU_OFFSET_SD_W * seconds) + account.edge_j
+        low_j = energy_j - spread_j + min(0.0, account.disagreement_j)
+        high_j = energy_j + spread_j + max(0.0, account.disagreement_j)
+    else:
         return None
-    seconds = covered_us / MICROSECONDS_PER_S
-    spread_j = COVERAGE_FACTOR * math.hypot(GPU_GAIN_SD * energy_j, GPU_OFFSET_SD_W * seconds) + account.edge_j
-    low_j, high_j = energy_j - spread_j, energy_j + spread_j
-    low_j, high_j = low_j + min(0.0, account.disagreement_j), high_j + max(0.0, account.disagreement_j)
     missing_us = max(0, duration_us - covered_us)
     if missing_us and device.max_power_mw is not None:
         high_j += missing_us * device.max_power_mw / MICROSECONDS_PER_S / MILLIWATTS_PER_W

@@ -81,11 +81,12 @@ class Inbox:
                 self.all_opened.set()
 
     def received(self, sensor: Sensor, devices: Sequence[Device], readings: Sequence[Reading]) -> None:
-        """As Listener.received."""
+        """As Listener.received; devices that found did not name are not this run's."""
         rows = array("q")
         for device, reading in zip(devices, readings, strict=True):
-            if reading.power_mw is not None or reading.counter_uj is not None:
-                append_reading(rows, self._index[sensor.name, device.key], reading)
+            index = self._index.get((sensor.name, device.key))
+            if index is not None and (reading.power_mw is not None or reading.counter_uj is not None):
+                append_reading(rows, index, reading)
         with self._lock:
             self._rows.extend(rows)
 

@@ -28,6 +28,7 @@ from tracker.records import (
     datetime_of,
 )
 from tracker.sampler import MIN_SPACING_US
+from tracker.sensors.host import HostModel, without_measured
 from tracker.sensors.protocol import Inventory, Sensor
 from tracker.session import provenance
 from tracker.session.account import DeviceAccount, RunFacts, build_run, gap_us_of
@@ -47,6 +48,7 @@ LAST_READING_TIMEOUT_S: Final = 2.0
 LAST_COMMIT_TIMEOUT_S: Final = 10.0
 SNAPSHOT_TIMEOUT_S: Final = 5.0
 NO_COUNTER_PERIOD_US: Final = MICROSECONDS_PER_S // 10
+UNUSED_PERIOD_US: Final = 3600 * MICROSECONDS_PER_S  # of a sensor whose devices this run leaves out
 
 
 class Recorder:
@@ -79,6 +81,7 @@ class Recorder:
         self._ledger = Ledger(gap_us_of(settings.interval_s))
         self._target = Target(settings.db, self._warn)
         self._periods_us: dict[str, int] = {}  # by name of the sensor
+        self._inventories: list[Inventory] = []  # of the sensors opened so far
         self._cost_before = (state.sampler.cost(), state.writer.cpu_s)
         self._final: Run | None = None
         # The writer's: what has come in, and what of it the database has not taken yet.
@@ -165,6 +168,11 @@ class Recorder:
     def found(self, sensor: Sensor, inventory: Inventory) -> None:
         """As Listener.found; sets how often the sensor must be read for these devices."""
         period_us = self._periods_us[sensor.name]
+        if sensor.name == HostModel.name:
+            inventory = without_measured(inventory, self._inventories)
+            if not inventory.devices:
+                period_us = UNUSED_PERIOD_US
+        self._inventories.append(inventory)
         devices = inventory.devices
         if self._settings.interval_s is None and any(d.kind == "gpu" and not d.has_counter for d in devices):
             period_us = min(period_us, NO_COUNTER_PERIOD_US)

@@ -106,6 +106,7 @@ def _start(name: str | None, tags: Mapping[str, str], settings: Settings) -> Liv
 
 def _sensors(state: ProcessState, settings: Settings) -> list[tuple[Sensor, int]]:
     """The sensors of a run with their periods in µs; instances are shared by the runs of the process."""
+    from tracker.sensors.host import HostModel
     from tracker.sensors.nvml import NvmlSensor
     from tracker.sensors.rapl import RaplSensor
 
@@ -116,7 +117,9 @@ def _sensors(state: ProcessState, settings: Settings) -> list[tuple[Sensor, int]
         return [(ReplaySensor(Path(settings.replay)), _us(interval_s))]
     rapl_s = min(max(interval_s, RAPL_MIN_INTERVAL_S), RAPL_MAX_INTERVAL_S)
     wanted: list[tuple[Sensor, int]] = [
-        (_shared(state, ("rapl", settings.sysfs), lambda: RaplSensor(Path(settings.sysfs))), _us(rapl_s))
+        (_shared(state, ("rapl", settings.sysfs), lambda: RaplSensor(Path(settings.sysfs))), _us(rapl_s)),
+        # After RAPL: what that measures is not modelled.
+        (_shared(state, (HostModel.name,), HostModel), _us(rapl_s)),
     ]
     if settings.gpus != "none":
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "(unset)")

@@ -26,6 +26,7 @@ KIND_LABELS: Final[dict[DeviceKind, str]] = {
 }
 
 _KINDS: Final = list(KIND_LABELS)
+_MODEL_OF: Final[dict[DeviceKind, DeviceKind]] = {"cpu_package": "cpu", "dram": "ram"}
 
 _LABEL_WIDTH: Final = 14
 _ROW_INDENT: Final = 2
@@ -98,11 +99,10 @@ def _sections(run: Run) -> list[_Section]:
         return sections
     sections.append(_Section("measured", [_measured(run)], _rows(d for d in run.devices if d.method != "model")))
     if run.energy_modelled_j is not None:
-        text = f"{amounts.energy(run.energy_modelled_j)}, an estimate; not part of the measured energy"
-        sections.append(_Section("modelled", [text], _rows(d for d in run.devices if d.method == "model")))
+        sections.append(_Section("modelled", [_modelled(run)], _rows(d for d in run.devices if d.method == "model")))
     sections.append(_Section("emissions", list(_emissions(run))))
     sections.append(_Section("intensity", list(_intensity(run))))
-    sections.append(_Section("not measured", list(_not_measured(run.not_measured))))
+    sections.append(_Section("not measured", list(_not_measured(run))))
     sections.append(_Section("notes", list(_notes(run.devices))))
     sections.append(_Section("warnings", [printable(warning) for warning in run.warnings]))
     return [section for section in sections if section.lines]
@@ -148,9 +148,24 @@ def _measured(run: Run) -> str:
     return ", ".join(parts)
 
 
+def _modelled(run: Run) -> str:
+    parts = [f"{amounts.energy(run.energy_modelled_j)}, an estimate; not part of the measured energy"]
+    modelled = [d for d in run.devices if d.method == "model"]
+    ranges_j = [d.energy_range_j for d in modelled if d.energy_range_j is not None]
+    if ranges_j and len(ranges_j) == len(modelled):
+        low, high = _range_of_sum(ranges_j)
+        parts.append(f"expected within {low} to {high}")
+    return ", ".join(parts)
+
+
 def _range_text(ranges_j: Sequence[tuple[float, float]]) -> str:
-    low, high = (amounts.energy(sum(bounds_j)) for bounds_j in zip(*ranges_j, strict=True))
+    low, high = _range_of_sum(ranges_j)
     return f"{low} to {high} (k = 2)"
+
+
+def _range_of_sum(ranges_j: Sequence[tuple[float, float]]) -> tuple[str, str]:
+    low, high = (amounts.energy(sum(bounds_j)) for bounds_j in zip(*ranges_j, strict=True))
+    return low, high
 
 
 def _rows(devices: Iterable[DeviceEnergy]) -> list[tuple[str, ...]]:
@@ -270,11 +285,13 @@ def _provenance(value: IntensityValue) -> str:
     return ", ".join(filter(None, parts))
 
 
-def _not_measured(parts: Iterable[NotMeasured]) -> Iterator[str]:
+def _not_measured(run: Run) -> Iterator[str]:
     """What is missing, by reason, with each remedy once."""
-    for remedy, mended in _grouped(parts, lambda part: part.remedy).items():
+    modelled = {d.kind for d in run.devices if d.method == "model"}
+    for remedy, mended in _grouped(run.not_measured, lambda part: part.remedy).items():
         for reason, alike in _grouped(mended, lambda part: part.reason).items():
-            yield printable(f"{', '.join(map(_part_name, alike))}: {reason}")
+            instead = "; modelled instead" if all(_MODEL_OF.get(part.kind) in modelled for part in alike) else ""
+            yield printable(f"{', '.join(map(_part_name, alike))}: {reason}{instead}")
         if remedy:
             yield printable(f"remedy: {remedy}")
 
