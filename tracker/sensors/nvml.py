@@ -16,8 +16,11 @@ from typing import Any, Final, Protocol, cast
 
 from tracker.machine import boottime_us
 from tracker.records import Device, NotMeasured, Reading
+from tracker.sensors import mig
+from tracker.sensors.cuda import shown_uuids
+from tracker.sensors.processes import Ask, GpuUse, ProcessTree
 from tracker.sensors.protocol import Inventory
-from tracker.sensors.visible import Board, select_boards
+from tracker.sensors.visible import Board, Slice, select_boards
 from tracker.settings import GpuChoice
 from tracker.units import MICROJOULES_PER_MILLIJOULE, MICROSECONDS_PER_S, MILLIWATTS_PER_W
 
@@ -133,6 +136,8 @@ class NvmlSensor:
         nvml: pynvml, or what stands in for it. By default it is imported here, so in the caller's thread.
         gpus: which boards.
         environ: of the process whose work is measured.
+        shown: as cuda.shown_uuids, of the same process.
+        processes: whose use of the boards look tells of; by default this process and its descendants.
         clock_us: the sample clock.
         pause_s: sleeps that many seconds; open waits some ms to see whether the counters move at each read.
     """
@@ -145,16 +150,21 @@ class NvmlSensor:
         *,
         gpus: GpuChoice = "visible",
         environ: Mapping[str, str] = os.environ,
+        shown: Callable[[], Sequence[str] | None] = shown_uuids,
+        processes: ProcessTree | None = None,
         clock_us: Callable[[], int] = boottime_us,
         pause_s: Callable[[float], None] = time.sleep,
     ) -> None:
         self._nvml = _binding() if nvml is None else nvml
         self._gpus = gpus
         self._environ = environ
+        self._shown = shown
+        self._use = GpuUse(processes or ProcessTree(os.getpid()))
         self._clock_us = clock_us
         self._pause_s = pause_s
         self._pid: int | None = None  # NVML is not safely inherited through fork: its state belongs to one process
         self._meters: dict[str, _Meter] = {}
+        self._handles: dict[str, tuple[Any, ...]] = {}  # of what look looks at
         self._moves_at_each_read: dict[str, bool] = {}  # by name; outlives close: it is a property of the board
 
     def open(self) -> Inventory:
@@ -189,8 +199,16 @@ class NvmlSensor:
             before_us = after_us
         return readings
 
+    def look(self, devices: Sequence[Device]) -> list[bool | None]:
+        """As SeesProcesses.look."""
+        if self._nvml is None or self._pid != os.getpid():
+            return [None] * len(devices)
+        ask = _asker(self._nvml)
+        return [self._use.look(ask, device.key, self._handles.get(device.key, ())) for device in devices]
+
     def close(self) -> None:
         self._meters = {}
+        self._handles = {}
         if self._nvml is not None and self._pid == os.getpid():
             try:
                 self._nvml.nvmlShutdown()
@@ -200,8 +218,10 @@ class NvmlSensor:
 
     def _inventory(self, nvml: Nvml, count: int) -> Inventory:
         handles: dict[int, Any] = {}
+        partitions: dict[int, mig.Partition] = {}
         boards = []
         faults = {}
+        ask = _asker(nvml)
         for index in range(count):
             try:
                 handle = handles[index] = nvml.nvmlDeviceGetHandleByIndex(index)
@@ -209,15 +229,21 @@ class NvmlSensor:
                 faults[index] = str(exc)
                 boards.append(Board(index))
             else:
+                partition = mig.partition_of(ask, handle)
+                if partition is not None:
+                    partitions[index] = partition
                 boards.append(
                     Board(
                         index,
                         uuid=_text(_ask(nvml, "nvmlDeviceGetUUID", handle)),
                         name=_text(_ask(nvml, "nvmlDeviceGetName", handle)),
                         pci_bus=_text(getattr(_ask(nvml, "nvmlDeviceGetPciInfo", handle), "busId", "")),
+                        compute_slices=partition.compute_slices if partition else None,
+                        slices=partition.slices if partition else (),
                     )
                 )
-        selection = select_boards(boards, self._gpus, self._environ)
+        shown = self._shown() if self._gpus == "visible" else None
+        selection = select_boards(boards, self._gpus, self._environ, shown)
         if not selection.boards:
             return Inventory(not_measured=(NotMeasured("gpu", "GPU", selection.reason),), warnings=selection.warnings)
 
@@ -232,6 +258,7 @@ class NvmlSensor:
             if meter.has_power or meter.has_counter:
                 found.append((board, meter))
                 self._meters[_key(board)] = meter
+                self._handles[_key(board)] = _watched(board, handles, partitions, selection.slices)
             else:
                 reason = "neither power nor energy is supported by this GPU and its driver"
                 not_measured.append(NotMeasured("gpu", name, reason, key=_key(board)))
@@ -240,13 +267,25 @@ class NvmlSensor:
             "driver": _text(_ask(nvml, "nvmlSystemGetDriverVersion")),
             "nvml": _text(_ask(nvml, "nvmlSystemGetNVMLVersion")),
         }
-        devices = tuple(self._device(board, meter, system) for board, meter in found)
+        devices = tuple(
+            self._device(board, meter, system, selection.slices.get(board.index, ())) for board, meter in found
+        )
         return Inventory(devices, tuple(not_measured), selection.warnings)
 
-    def _device(self, board: Board, meter: _Meter, system: Mapping[str, str]) -> Device:
+    def _device(self, board: Board, meter: _Meter, system: Mapping[str, str], slices: Sequence[Slice]) -> Device:
         sensor = meter.sensor_class
         key = _key(board)
+        notes = []
+        if meter.is_module:  # Zeus PR 172: the counter of a GH200 is that of the whole module
+            notes.append("covers the whole module: GPU, CPU and their memory")
+        elif meter.is_superchip:
+            notes.append("power is that of the GPU alone; the counter of such a module may cover CPU and memory too")
+        mig_attributes: Mapping[str, str] = {}
+        if slices:
+            mig_attributes, note = mig.label(slices, board.compute_slices)
+            notes.append(note)
         attributes = {
+            "index": str(board.index),
             "uuid": board.uuid,
             "pci_bus": board.pci_bus,
             "architecture": sensor.architecture,
@@ -255,6 +294,7 @@ class NvmlSensor:
             "power_period_us": str(sensor.period_us),
             "scope": "module" if meter.is_module else "gpu",
             "power_limit_mw": str(meter.limit_mw or ""),
+            **mig_attributes,
         }
         counter_period_us = 0 if self._moves_at_each_read.get(meter.name) else sensor.period_us
         return Device(
@@ -272,8 +312,7 @@ class NvmlSensor:
             }.get(meter.power_source),
             max_power_mw=meter.limit_mw and meter.limit_mw * _MARGIN_OVER_LIMIT,
             attributes={name: text for name, text in attributes.items() if text},
-            # Zeus PR 172: the counter of a GH200 is that of the whole module.
-            notes=("covers the whole module: GPU, CPU and their memory",) if meter.is_module else (),
+            notes=tuple(notes),
         )
 
     def _probe_counters(self) -> None:
@@ -322,7 +361,8 @@ class _Meter:
         self._values: tuple[int, ...] = ()  # of all fields, as last read
         self._positions: dict[int, int] = {}  # by id of the field: where its numbers begin there
         c2c = self.ask("nvmlDeviceGetC2cModeInfoV")
-        self.is_module = bool(getattr(c2c, "isC2cEnabled", 0))
+        self.is_superchip = bool(getattr(c2c, "isC2cEnabled", 0))
+        self.is_module = False  # power is that of the whole module
         self.limit_mw = self._largest_limit_mw()
         self._max_mw = self.limit_mw * _MARGIN_OVER_LIMIT if self.limit_mw else _NO_BOARD_DRAWS_MW
         self._prepare_fields()
@@ -376,12 +416,16 @@ class _Meter:
         call = getattr(library, "nvmlDeviceGetFieldValues", None)
         if call is None or value_type is None or ctypes.sizeof(value_type) != struct.calcsize("=" + _FIELD_LAYOUT):
             return
-        power_scope = _SCOPE_MODULE if self.is_module else _SCOPE_GPU
-        wanted = {_INSTANT: power_scope, _AVERAGE: power_scope, _ENERGY: _SCOPE_GPU}
-        array = self._field_array(value_type, wanted)
-        if call(self._handle, len(array), array) in _PERMANENT:
-            return
-        supported = {value.fieldId: value.scopeId for value in array if value.nvmlReturn not in _PERMANENT}
+        supported: dict[int, int] = {}
+        for power_scope in (_SCOPE_MODULE, _SCOPE_GPU) if self.is_superchip else (_SCOPE_GPU,):
+            wanted = {_INSTANT: power_scope, _AVERAGE: power_scope, _ENERGY: _SCOPE_GPU}
+            array = self._field_array(value_type, wanted)
+            if call(self._handle, len(array), array) in _PERMANENT:
+                return
+            supported = {value.fieldId: value.scopeId for value in array if value.nvmlReturn not in _PERMANENT}
+            if _INSTANT in supported or _AVERAGE in supported:
+                self.is_module = power_scope == _SCOPE_MODULE
+                break
         if not supported:
             return
         array = self._field_array(value_type, supported)
@@ -452,6 +496,28 @@ def _ask(nvml: Nvml, function: str, *arguments: Any) -> Any:
     except (nvml.NVMLError, AttributeError) as exc:
         logger.debug("%s: %s", function, exc)
         return None
+
+
+def _asker(nvml: Nvml) -> Ask:
+    def ask(function: str, *arguments: Any) -> Any:
+        answer = _ask(nvml, function, *arguments)
+        return _text(answer) if isinstance(answer, bytes) else answer
+
+    return ask
+
+
+def _watched(
+    board: Board,
+    handles: Mapping[int, Any],
+    partitions: Mapping[int, mig.Partition],
+    chosen: Mapping[int, Sequence[Slice]],
+) -> tuple[Any, ...]:
+    """The handles whose process lists tell who uses a board: in MIG mode they are kept with its devices."""
+    partition = partitions.get(board.index)
+    if partition is None:
+        return (handles[board.index],)
+    wanted = chosen.get(board.index, partition.slices)
+    return tuple(handle for one, handle in zip(partition.slices, partition.handles, strict=True) if one in wanted)
 
 
 def _code(exc: Exception) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from tracker.records import Device, NotMeasured, Reading
 
@@ -38,4 +38,16 @@ class Sensor(Protocol):
 
     def close(self) -> None:
         """Give back what open took. May be called twice, or without open."""
+        ...
+
+
+@runtime_checkable
+class SeesProcesses(Protocol):
+    """A sensor that can also tell whether the run's processes use its devices. Called by the same thread as read."""
+
+    def look(self, devices: Sequence[Device]) -> list[bool | None]:
+        """For each device, whether a process of the run uses it now; None: it cannot be told.
+
+        It may take some milliseconds a device, so it is called now and then only.
+        """
         ...
