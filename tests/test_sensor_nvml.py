@@ -328,6 +328,7 @@ def test_the_device_says_what_its_readings_mean(standin_nvml: StandinNvml) -> No
     assert (device.kind, device.key, device.name, device.sensor) == ("gpu", "GPU-1", "NVIDIA H100 80GB HBM3", "nvml")
     assert (device.power_window_us, device.counter_modulus_uj, device.max_power_mw) == (25_000, None, 1_400_000)
     assert device.attributes == {
+        "index": "0",
         "uuid": "GPU-1",
         "pci_bus": "00000000:1B:00.0",
         "architecture": "Hopper",

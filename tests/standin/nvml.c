@@ -13,8 +13,9 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MAX_GPUS = 16, MAX_TERMS = 8, MAX_FAULTS = 64, MAX_FUNCTIONS = 64, TEXT = 96 };
-enum { SUCCESS = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, INSUFFICIENT_SIZE = 7 };
+enum { MAX_GPUS = 16, MAX_TERMS = 8, MAX_FAULTS = 64, MAX_FUNCTIONS = 64, MAX_MIGS = 8, MAX_PROCESSES = 16, TEXT = 96 };
+enum { SUCCESS = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3 };
+enum { NO_PERMISSION = 4, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7 };
 enum { ENERGY = 83, AVERAGE = 185, INSTANT = 186 };
 enum { AVERAGE_WINDOW_US = 1000000 };
 #define API __attribute__((visibility("default")))
@@ -34,6 +35,17 @@ struct fault { /* `name` answers `code` from from_us until until_us */
     i64 from_us, until_us;
 };
 
+struct mig {
+    char uuid[TEXT], profile[32];
+    int gpu_instance, compute_instance, slices;
+};
+
+struct process { /* in the list `kind` of the board (mig -1) or of one of its MIG devices */
+    char kind[16];
+    int mig, pid;
+    i64 from_us, until_us;
+};
+
 struct gpu {
     char name[TEXT], uuid[TEXT], bus[32];
     int arch, is_c2c, power_type, energy_type;
@@ -43,6 +55,9 @@ struct gpu {
     int n_terms;
     struct fault faults[MAX_FAULTS];
     int n_faults;
+    int mig_slices, n_migs, n_processes; /* mig_slices 0: no MIG mode */
+    struct mig migs[MAX_MIGS];
+    struct process processes[MAX_PROCESSES];
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -162,6 +177,24 @@ static int add_fault(struct fault *list, int *n, const char *text)
     return 1;
 }
 
+static int add_mig(struct gpu *gpu, const char *text)
+{
+    struct mig *mig = &gpu->migs[gpu->n_migs];
+    if (gpu->n_migs == MAX_MIGS) return 0;
+    if (sscanf(text, "%95s %31s %d %d %d", mig->uuid, mig->profile, &mig->gpu_instance, &mig->compute_instance, &mig->slices) != 5) return 0;
+    gpu->n_migs++;
+    return 1;
+}
+
+static int add_process(struct gpu *gpu, const char *text)
+{
+    struct process *process = &gpu->processes[gpu->n_processes];
+    if (gpu->n_processes == MAX_PROCESSES) return 0;
+    if (sscanf(text, "%15s %d %d %ld %ld", process->kind, &process->mig, &process->pid, &process->from_us, &process->until_us) != 5) return 0;
+    gpu->n_processes++;
+    return 1;
+}
+
 static int set_text(char *field, size_t size, const char *text)
 {
     snprintf(field, size, "%s", text);
@@ -189,9 +222,12 @@ static int apply(const char *key, const char *value)
     if (!strcmp(key, "uuid")) return set_text(gpu->uuid, TEXT, value);
     if (!strcmp(key, "bus")) return set_text(gpu->bus, sizeof gpu->bus, value);
     if (!strcmp(key, "power")) return add_term(gpu, value);
+    if (!strcmp(key, "mig")) return add_mig(gpu, value);
+    if (!strcmp(key, "process")) return add_process(gpu, value);
     i64 number = atoll(value);
     if (!strcmp(key, "arch")) gpu->arch = (int)number;
     else if (!strcmp(key, "c2c")) gpu->is_c2c = (int)number;
+    else if (!strcmp(key, "mig_slices")) gpu->mig_slices = (int)number;
     else if (!strcmp(key, "limit_mw")) gpu->limit_mw = (unsigned)number;
     else if (!strcmp(key, "power_type")) gpu->power_type = (int)number;
     else if (!strcmp(key, "energy_type")) gpu->energy_type = (int)number;
@@ -252,11 +288,23 @@ API unsigned long standin_calls(const char *name)
     return 0;
 }
 
+static const struct mig *mig_of(const void *handle, const struct gpu **board)
+{
+    for (int i = 0; i < n_gpus; i++)
+        for (int j = 0; j < gpus[i].n_migs; j++)
+            if (handle == &gpus[i].migs[j]) {
+                if (board) *board = &gpus[i];
+                return &gpus[i].migs[j];
+            }
+    return NULL;
+}
+
 static nvml_return enter(const char *name, const struct gpu *gpu)
 {
     if (!references) return UNINITIALIZED;
     count(name);
     if (!gpu) return fault_of(faults, n_faults, name);
+    if (mig_of(gpu, NULL)) return NOT_SUPPORTED; /* what a MIG device does answer asks for its board */
     if (gpu < gpus || gpu >= gpus + n_gpus) return INVALID_ARGUMENT;
     return fault_of(gpu->faults, gpu->n_faults, name);
 }
@@ -340,16 +388,20 @@ API nvml_return nvmlDeviceGetHandleByIndex_v2(unsigned index, struct gpu **out)
     return SUCCESS;
 }
 
-API nvml_return nvmlDeviceGetName(struct gpu *gpu, char *out, unsigned size)
+API nvml_return nvmlDeviceGetName(const struct gpu *gpu, char *out, unsigned size)
 {
+    char name[2 * TEXT];
+    const struct mig *mig = mig_of(gpu, &gpu);
     ENTER(gpu);
-    return give_text(out, size, gpu->name);
+    snprintf(name, sizeof name, mig ? "%s MIG %s" : "%s", gpu->name, mig ? mig->profile : "");
+    return give_text(out, size, name);
 }
 
-API nvml_return nvmlDeviceGetUUID(struct gpu *gpu, char *out, unsigned size)
+API nvml_return nvmlDeviceGetUUID(const struct gpu *gpu, char *out, unsigned size)
 {
+    const struct mig *mig = mig_of(gpu, &gpu);
     ENTER(gpu);
-    return give_text(out, size, gpu->uuid);
+    return give_text(out, size, mig ? mig->uuid : gpu->uuid);
 }
 
 struct pci_info {
@@ -454,4 +506,103 @@ API nvml_return nvmlDeviceGetFieldValues(struct gpu *gpu, int n, struct field_va
         else field->code = NOT_SUPPORTED;
     }
     return SUCCESS;
+}
+
+/* ---- MIG ---- */
+
+API nvml_return nvmlDeviceGetMigMode(struct gpu *gpu, unsigned *current, unsigned *pending)
+{
+    ENTER(gpu);
+    *current = *pending = gpu->mig_slices > 0;
+    return SUCCESS;
+}
+
+API nvml_return nvmlDeviceGetMaxMigDeviceCount(struct gpu *gpu, unsigned *out)
+{
+    ENTER(gpu);
+    *out = (unsigned)gpu->mig_slices;
+    return SUCCESS;
+}
+
+API nvml_return nvmlDeviceGetMigDeviceHandleByIndex(struct gpu *gpu, unsigned index, struct mig **out)
+{
+    ENTER(gpu);
+    if (index >= (unsigned)gpu->n_migs) return NOT_FOUND;
+    *out = &gpu->migs[index];
+    return SUCCESS;
+}
+
+API nvml_return nvmlDeviceGetGpuInstanceId(const struct gpu *gpu, unsigned *out)
+{
+    const struct mig *mig = mig_of(gpu, &gpu);
+    ENTER(gpu);
+    if (!mig) return NOT_SUPPORTED;
+    *out = (unsigned)mig->gpu_instance;
+    return SUCCESS;
+}
+
+API nvml_return nvmlDeviceGetComputeInstanceId(const struct gpu *gpu, unsigned *out)
+{
+    const struct mig *mig = mig_of(gpu, &gpu);
+    ENTER(gpu);
+    if (!mig) return NOT_SUPPORTED;
+    *out = (unsigned)mig->compute_instance;
+    return SUCCESS;
+}
+
+struct device_attributes {
+    unsigned multiprocessors, copy_engines, decoders, encoders, jpeg, ofa, gpu_instance_slices, compute_instance_slices;
+    unsigned long long memory_mb;
+};
+
+API nvml_return nvmlDeviceGetAttributes_v2(const struct gpu *gpu, struct device_attributes *out)
+{
+    const struct mig *mig = mig_of(gpu, &gpu);
+    ENTER(gpu);
+    if (!mig) return NOT_SUPPORTED;
+    memset(out, 0, sizeof *out);
+    out->gpu_instance_slices = out->compute_instance_slices = (unsigned)mig->slices;
+    return SUCCESS;
+}
+
+/* ---- who uses a GPU ---- */
+
+struct process_info {
+    unsigned pid;
+    unsigned long long memory;
+    unsigned gpu_instance, compute_instance;
+};
+
+static nvml_return list(const char *name, const char *kind, const struct gpu *gpu, unsigned *n, struct process_info *out)
+{
+    i64 t = now_us();
+    unsigned found = 0, room = *n;
+    const struct mig *mig = mig_of(gpu, &gpu);
+    nvml_return code = enter(name, gpu);
+    if (code != SUCCESS) return code;
+    if (gpu->mig_slices && !mig) return NO_PERMISSION; /* of a whole board in MIG mode: for administrators */
+    for (int i = 0; i < gpu->n_processes; i++) {
+        const struct process *process = &gpu->processes[i];
+        if (strcmp(process->kind, kind) || process->mig != (mig ? (int)(mig - gpu->migs) : -1)) continue;
+        if (t < process->from_us || t >= process->until_us) continue;
+        if (found < room) out[found] = (struct process_info){ .pid = (unsigned)process->pid };
+        found++;
+    }
+    *n = found;
+    return found > room ? INSUFFICIENT_SIZE : SUCCESS;
+}
+
+API nvml_return nvmlDeviceGetComputeRunningProcesses_v3(struct gpu *gpu, unsigned *n, struct process_info *out)
+{
+    return list(__func__, "compute", gpu, n, out);
+}
+
+API nvml_return nvmlDeviceGetMPSComputeRunningProcesses_v3(struct gpu *gpu, unsigned *n, struct process_info *out)
+{
+    return list(__func__, "mps", gpu, n, out);
+}
+
+API nvml_return nvmlDeviceGetGraphicsRunningProcesses_v3(struct gpu *gpu, unsigned *n, struct process_info *out)
+{
+    return list(__func__, "graphics", gpu, n, out);
 }

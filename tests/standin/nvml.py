@@ -107,6 +107,34 @@ class Fault:
 
 
 @dataclass(frozen=True)
+class Mig:
+    """A MIG device of a board."""
+
+    uuid: str
+    profile: str
+    gpu_instance: int
+    compute_instance: int
+    slices: int
+
+    def spec(self) -> str:
+        return f"mig {self.uuid} {self.profile} {self.gpu_instance} {self.compute_instance} {self.slices}"
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process in the list "compute", "mps" or "graphics" of a board, or of the board's MIG device of that place."""
+
+    pid: int
+    kind: str = "compute"
+    mig: int = -1
+    from_us: int = 0
+    until_us: int = 2**63 - 1
+
+    def spec(self) -> str:
+        return f"process {self.kind} {self.mig} {self.pid} {self.from_us} {self.until_us}"
+
+
+@dataclass(frozen=True)
 class Gpu:
     """A board; what each value means is said in README.md. None: the library's default."""
 
@@ -124,6 +152,9 @@ class Gpu:
     usage_window_us: int = 0
     counter_period_us: int = 0
     counter_offset_mj: int = 0
+    mig_slices: int = 0
+    migs: tuple[Mig, ...] = ()
+    processes: tuple[Process, ...] = ()
 
     def spec(self) -> bytes:
         lines = ["gpu"]
@@ -139,12 +170,13 @@ class Gpu:
             "usage_window_us",
             "counter_period_us",
             "counter_offset_mj",
+            "mig_slices",
         ):
             value = getattr(self, key)
             if value is not None:
                 lines.append(f"{key} {value}")
         lines += [f"power {term.spec()}" for term in self.power]
-        lines += [fault.spec() for fault in self.faults]
+        lines += [part.spec() for part in (*self.faults, *self.migs, *self.processes)]
         spec = "\n".join(lines).encode() + b"\n"
         if self.name is None:
             return spec
