@@ -132,7 +132,7 @@ def main() -> None:
             rows.append(
                 (f"CPU a minute, {GPUS} GPUs each {interval} s", f"{float(run(CPU, interval, seconds)):.3f} s", goal)
             )
-            rows.append((f"  a bare poller beside it", f"{float(run(POLLER, interval, seconds)):.3f} s", ""))
+            rows.append(("  a bare poller beside it", f"{float(run(POLLER, interval, seconds)):.3f} s", ""))
     packages, size_mb = installed()
     rows.append(("packages that pip brings, ours included", str(packages), "20"))
     rows.append(("  on disk, compiled", f"{size_mb:.0f} MB", "120 MB"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import socket
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Final
 from tracker.records import ClockPair, Segment
 
 NANOSECONDS_PER_MICROSECOND: Final = 1_000
+BYTES_PER_KIB: Final = 1024
 
 # CLOCK_BOOTTIME runs on through suspend; where it is missing the monotonic clock stands in (DESIGN.md, section 4).
 _SAMPLE_CLOCK: Final[int] = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", 0))
@@ -47,7 +49,21 @@ def process_start(pid: int, proc: Path = Path("/proc")) -> int | None:
     return None if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
-def this_segment(hardware: dict[str, str] | None = None) -> Segment:
+def hardware(proc: Path = Path("/proc")) -> dict[str, str]:
+    """What kind of machine this is, as far as it is told without delay: nothing in it names the machine."""
+    # Not the whole file: the kernel works out each CPU's part when it is read, milliseconds on a large machine.
+    cpu = _field(_beginning_of(proc / "cpuinfo"), "model name")
+    memory = _field(_beginning_of(proc / "meminfo"), "MemTotal").split()
+    known = {
+        "system": " ".join(filter(None, (platform.system(), platform.release(), platform.machine()))),
+        "cpu": cpu,
+        "logical_cpus": str(os.cpu_count() or ""),
+        "memory_bytes": str(int(memory[0]) * BYTES_PER_KIB) if memory and memory[0].isdecimal() else "",
+    }
+    return {name: value for name, value in known.items() if value}
+
+
+def this_segment() -> Segment:
     """The identity of the calling process, with the clocks as they stand."""
     pid = os.getpid()
     return Segment(
@@ -57,7 +73,7 @@ def this_segment(hardware: dict[str, str] | None = None) -> Segment:
         pid=pid,
         pid_start=process_start(pid) or 0,
         started=clock_pair(),
-        hardware=hardware or {},
+        hardware=hardware(),
     )
 
 
@@ -66,6 +82,23 @@ def _text_of(path: Path) -> str:
         return path.read_text().strip()
     except OSError:
         return ""
+
+
+def _beginning_of(path: Path) -> str:
+    try:
+        with path.open("rb", buffering=0) as file:
+            return (file.read(4096) or b"").decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def _field(text: str, name: str) -> str:
+    """The value of a line "name : value"; "" where there is none."""
+    for line in text.splitlines():
+        key, colon, value = line.partition(":")
+        if colon and key.strip() == name:
+            return value.strip()
+    return ""
 
 
 def _inode_of(path: Path) -> int:

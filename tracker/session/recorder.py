@@ -314,6 +314,7 @@ class Recorder:
         cost = self._state.sampler.cost()
         return {
             "versions": provenance.versions(),
+            "hardware": dict(self._segment.hardware),
             "settings": provenance.settings_with_origin(self._settings),
             "own_cost": {
                 "cpu_s": cost.cpu_s - before.cpu_s + self._state.writer.cpu_s - writer_before_s,
