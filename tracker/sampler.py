@@ -17,16 +17,20 @@ from typing import Final, Protocol
 
 from tracker.machine import boottime_us
 from tracker.records import Device, Reading
-from tracker.sensors.protocol import Inventory, Sensor
+from tracker.sensors.protocol import Inventory, SeesProcesses, Sensor
 from tracker.units import MICROSECONDS_PER_S
 
 logger = logging.getLogger(__name__)
 
 MIN_SPACING_US: Final = 50_000
+# Who uses the devices is looked for after 1, 2, 4 ... s and then each minute: a process that is there for the last half
+# of a short run is seen, and so is one that is there for a minute.
+FIRST_LOOK_US: Final = 1 * MICROSECONDS_PER_S
+LOOK_PERIOD_US: Final = 60 * MICROSECONDS_PER_S
 
 
 class Listener(Protocol):
-    """Who wants readings. Both methods are called in the sampler's thread and must not block."""
+    """Who wants readings. All methods are called in the sampler's thread and must not block."""
 
     def found(self, sensor: Sensor, inventory: Inventory) -> None:
         """A sensor has been opened."""
@@ -34,6 +38,10 @@ class Listener(Protocol):
 
     def received(self, sensor: Sensor, devices: Sequence[Device], readings: Sequence[Reading]) -> None:
         """A sensor has been read, one reading per device."""
+        ...
+
+    def looked(self, devices: Sequence[Device], in_use: Sequence[bool | None]) -> None:
+        """A sensor that can has told whether the run's processes use its devices."""
         ...
 
 
@@ -79,6 +87,9 @@ class _Source:
     inventory: Inventory | None = None
     last_us: int | None = None
     has_failed: bool = False
+    watcher: SeesProcesses | None = None  # the sensor, where it can tell who uses its devices
+    opened_us: int = 0
+    look_due_us: int = 0
 
     @property
     def period_us(self) -> int:
@@ -103,7 +114,7 @@ class Sampler:
         self._uniform = uniform or random.Random().random  # noqa: S311 (no secret: it spreads instants)
         self._condition = threading.Condition()
         self._sources: list[_Source] = []
-        self._requests: list[threading.Event] = []
+        self._requests: list[tuple[threading.Event, bool]] = []  # and whether to look at who uses the devices too
         self._thread: threading.Thread | None = None
         self._is_stopping = False
         self._grid: Grid | None = None
@@ -156,10 +167,11 @@ class Sampler:
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout_s)
 
-    def read_now(self, timeout_s: float, *, unless_within_us: int = 0) -> bool:
+    def read_now(self, timeout_s: float, *, unless_within_us: int = 0, looks: bool = False) -> bool:
         """Have every sensor read at once; true when that is done, false when it takes longer than timeout_s.
 
-        Sensors that were all read within unless_within_us are not read again.
+        Sensors that were all read within unless_within_us are not read again. With looks, who uses the devices is
+        looked for too.
         """
         done = threading.Event()
         with self._condition:
@@ -167,7 +179,7 @@ class Sampler:
                 return False
             if self._clock_us() - self._last_us < unless_within_us:
                 return True
-            self._requests.append(done)
+            self._requests.append((done, looks))
             self._condition.notify_all()
         return done.wait(timeout_s)
 
@@ -206,7 +218,11 @@ class Sampler:
                         self._condition.wait(left_us / MICROSECONDS_PER_S)
                         continue
             self._tick(read_all=bool(requests))
-            for done in requests:
+            for done, looks in requests:
+                if not looks:
+                    done.set()
+            self._look(at_once=any(looks for _, looks in requests))
+            for done, _ in requests:
                 done.set()
             self._cpu_s = cpu_before_s + time.thread_time()
 
@@ -224,6 +240,9 @@ class Sampler:
             inventory = Inventory()
         with self._condition:
             new.inventory = inventory
+            new.watcher = new.sensor if isinstance(new.sensor, SeesProcesses) and inventory.devices else None
+            new.opened_us = self._clock_us()
+            new.look_due_us = new.opened_us + FIRST_LOOK_US
             listeners = list(new.listeners)
         for listener in listeners:
             listener.found(new.sensor, inventory)
@@ -276,3 +295,20 @@ class Sampler:
         self._latency_max_s = max(self._latency_max_s, took_s)
         for listener in list(source.listeners):
             listener.received(source.sensor, devices, readings)
+
+    def _look(self, *, at_once: bool) -> None:
+        now_us = self._clock_us()
+        for source in list(self._sources):
+            if source.watcher is None or source.inventory is None or not (at_once or now_us >= source.look_due_us):
+                continue
+            source.look_due_us = now_us + min(max(FIRST_LOOK_US, now_us - source.opened_us), LOOK_PERIOD_US)
+            devices = source.inventory.devices
+            try:
+                in_use = source.watcher.look(devices)
+            except Exception:
+                # As in _read. Nothing is said of who uses the devices from now on.
+                logger.exception("%s: looking for who uses the devices failed", source.sensor.name)
+                source.watcher = None
+                continue
+            for listener in list(source.listeners):
+                listener.looked(devices, in_use)

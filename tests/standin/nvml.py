@@ -20,17 +20,17 @@ GPU_IS_LOST = 15
 UNKNOWN = 999
 
 
-def build(folder: Path) -> Path:
-    """The library, built into folder. Without a compiler the test is skipped, or fails where nothing may be missing."""
+def build(folder: Path, source: Path = SOURCE, name: str = LIBRARY_NAME) -> Path:
+    """A library, built into folder. Without a compiler the test is skipped, or fails where nothing may be missing."""
     compiler = os.environ.get("CC") or next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
     if compiler is None:
-        reason = "no C compiler to build the stand-in NVML library with (tests/standin/nvml.c)"
+        reason = f"no C compiler to build a stand-in library with (tests/standin/{source.name})"
         if os.environ.get("CI") or os.environ.get("TRACKER_TEST_ALL"):
             pytest.fail(reason)
         pytest.skip(reason)
-    library = folder / LIBRARY_NAME
+    library = folder / name
     flags = ["-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-fvisibility=hidden"]
-    subprocess.run([compiler, *flags, f"-Wl,-soname,{LIBRARY_NAME}", "-o", library, SOURCE], check=True)
+    subprocess.run([compiler, *flags, f"-Wl,-soname,{name}", "-o", library, source], check=True)
     return library
 
 

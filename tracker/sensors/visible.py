@@ -149,7 +149,7 @@ def _visible(boards: Sequence[Board], environ: Mapping[str, str]) -> Selection:
     """
     value = environ.get("CUDA_VISIBLE_DEVICES")
     if value is None:
-        return _enumerated(boards)
+        return _enumerated(_in_pci_order(boards))
     entries = [entry.strip() for entry in value.split(",")]
     hidden = Selection(reason=f'CUDA_VISIBLE_DEVICES="{value}" shows none to this process')
     if entries[0].startswith("MIG-"):

@@ -36,6 +36,7 @@ from tracker.session.inbox import Inbox, Mail
 from tracker.session.ledger import Ledger
 from tracker.session.process import ProcessState
 from tracker.session.target import StoredSource, Target
+from tracker.session.use import GpuUse
 from tracker.settings import Settings
 from tracker.store.codec import hot_bytes
 from tracker.store.writing import Chunk, RunWriter
@@ -79,6 +80,7 @@ class Recorder:
         )
         self._inbox = Inbox(unix_offset_us=self._clock.unix_offset_us, start_us=self._clock.boottime_us)
         self._ledger = Ledger(gap_us_of(settings.interval_s))
+        self._use = GpuUse()
         self._target = Target(settings.db, self._warn)
         self._periods_us: dict[str, int] = {}  # by name of the sensor
         self._inventories: list[Inventory] = []  # of the sensors opened so far
@@ -144,7 +146,7 @@ class Recorder:
         state = self._state
         self._ledger.end(stop_us)
         try:
-            state.sampler.read_now(LAST_READING_TIMEOUT_S)
+            state.sampler.read_now(LAST_READING_TIMEOUT_S, looks=True)
             state.sampler.detach(self)
             self._inbox.close_all_spans(stop_us)
             is_done = state.writer.call(lambda: self._finish(stop_us, status), LAST_COMMIT_TIMEOUT_S)
@@ -190,6 +192,9 @@ class Recorder:
     def received(self, sensor: Sensor, devices: Sequence[Device], readings: Sequence[Reading]) -> None:
         self._inbox.received(sensor, devices, readings)
 
+    def looked(self, devices: Sequence[Device], in_use: Sequence[bool | None]) -> None:
+        self._use.looked(devices, in_use)
+
     # The writer's thread
 
     def commit(self) -> None:
@@ -215,6 +220,9 @@ class Recorder:
         settlement = self._ledger.finish(now.unix_offset_us, stop_us)
         self._keep(settlement)
         run = self._record(self._ledger.accounts(), status, stop_us)
+        unused = self._unused(run)
+        if unused is not None and self._settings.parent_id is None:  # else the parent says it
+            self._state.warn_once("unused GPUs", unused)
         self._final = run
         self._write(lambda writer: self._end(writer, run, now))
         self._target.close()
@@ -274,7 +282,7 @@ class Recorder:
         self._chunks, self._slots, self._spans, self._marks = [], [], [], []
 
     def _record(self, accounts: Sequence[DeviceAccount], status: RunStatus, until_us: int) -> Run:
-        return build_run(
+        run = build_run(
             replace(self._facts, provenance=self._provenance()),
             accounts,
             self._choice,
@@ -285,6 +293,12 @@ class Recorder:
             warnings=self._warnings,
             source=StoredSource(self._target.db) if self._target.db else None,
         )
+        unused = self._unused(run)
+        return run if unused is None else replace(run, warnings=(*run.warnings, unused))
+
+    def _unused(self, run: Run) -> str | None:
+        """What is to be said of GPUs that were taken because CUDA shows them."""
+        return self._use.warning(run.devices) if self._settings.gpus == "visible" else None
 
     # Any thread
 
