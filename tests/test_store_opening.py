@@ -20,12 +20,14 @@ from tracker.store.opening import Schema, open_for_reading, open_for_writing, up
 from tracker.store.reading import RunReader
 from tracker.store.tables import SCHEMA_VERSION
 
-NEXT_MIGRATION = """
+PRESENT = (SCHEMA_VERSION, f"{SCHEMA_VERSION:04d}")  # version in PRAGMA user_version, Alembic's revision
+NEXT = (SCHEMA_VERSION + 1, f"{SCHEMA_VERSION + 1:04d}")
+NEXT_MIGRATION = f"""
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "{NEXT[1]}"
+down_revision = "{PRESENT[1]}"
 
 
 def upgrade():
@@ -47,7 +49,7 @@ def next_schema(tmp_path: Path) -> Schema:
     """The schema of a later tracker: one column more."""
     folder = tmp_path / "later migrations, 100 %"
     shutil.copytree(ROOT / "migrations", folder)
-    (folder / "versions" / "0002_water.py").write_text(NEXT_MIGRATION)
+    (folder / "versions" / f"{NEXT[1]}_water.py").write_text(NEXT_MIGRATION)
     return Schema(SCHEMA_VERSION + 1, folder)
 
 
@@ -236,7 +238,7 @@ def test_a_newer_database_is_refused_for_writing_with_both_versions_and_a_remedy
     connection.execute("PRAGMA user_version = 7")
     connection.close()
 
-    with pytest.raises(SchemaTooNewError, match=r"schema 7.*schema 1.*pip install -U.*TRACKER_DB"):
+    with pytest.raises(SchemaTooNewError, match=rf"schema 7.*schema {SCHEMA_VERSION}.*pip install -U.*TRACKER_DB"):
         open_for_writing(db)
 
 
@@ -263,7 +265,7 @@ def test_an_older_database_is_migrated_when_opened_and_keeps_its_runs(db, next_s
 
     opener(db, next_schema).close()
 
-    assert version_of(db) == (2, "0002")
+    assert version_of(db) == NEXT
     connection = sqlite3.connect(db)
     assert connection.execute("SELECT id, water_l FROM runs").fetchall() == [("run-1", None)]
     connection.close()
@@ -272,7 +274,7 @@ def test_an_older_database_is_migrated_when_opened_and_keeps_its_runs(db, next_s
 def test_a_migration_that_fails_leaves_the_database_as_it_was(db, next_schema):
     store_run(db, a_full_run())
     before = described(db)
-    script = next_schema.migrations / "versions" / "0002_water.py"
+    script = next_schema.migrations / "versions" / f"{NEXT[1]}_water.py"
     script.write_text(
         NEXT_MIGRATION + "\n\ndef upgrade():\n    op.drop_table('marks')\n    op.execute('SELECT nothing')\n"
     )
@@ -281,7 +283,7 @@ def test_a_migration_that_fails_leaves_the_database_as_it_was(db, next_schema):
         open_for_writing(db, next_schema)
 
     assert described(db) == before
-    assert version_of(db) == (1, "0001")
+    assert version_of(db) == PRESENT
 
 
 def test_a_writer_of_the_older_code_goes_on_after_a_migration(db, next_schema):
@@ -305,7 +307,7 @@ def test_a_database_restored_from_a_dump_is_known_by_alembics_table(db, tmp_path
 
     open_for_writing(restored).close()
 
-    assert version_of(restored) == (1, "0001")
+    assert version_of(restored) == PRESENT
     assert RunReader(restored).get("run-1").energy_j == 6050.25
 
 
@@ -330,11 +332,11 @@ import sys
 from pathlib import Path
 from tracker.store.opening import Schema, open_for_writing
 from stored_runs import a_full_run, writer_of, after
-schema = Schema(2, Path(sys.argv[3])) if len(sys.argv) > 3 else Schema()
+schema = Schema(Schema().version + 1, Path(sys.argv[3])) if len(sys.argv) > 3 else Schema()
 print("ready", flush=True)
 sys.stdin.readline()
 open_for_writing(sys.argv[1], schema).close()
-if schema.version == 1:
+if schema == Schema():
     writer = writer_of(sys.argv[1], a_full_run(sys.argv[2]))
     writer.finish(a_full_run(sys.argv[2]), [], [], after(1))
     writer.close()
@@ -366,7 +368,7 @@ def test_eight_processes_that_migrate_one_database_all_succeed(db, next_schema):
 
     race(db, next_schema.migrations)
 
-    assert version_of(db) == (2, "0002")
+    assert version_of(db) == NEXT
     assert len(RunReader(db).runs()) == 1
 
 

@@ -195,7 +195,7 @@ def build_run(
         emissions_modelled_g=emissions.emissions_modelled_g,
         pue=facts.pue,
         coverage=sum(d.coverage for d in measured) / len(measured) if measured else None,
-        not_measured=(*not_measured, *missing),
+        not_measured=tuple(dict.fromkeys((*not_measured, *missing))),
         devices=devices,
         intensity=emissions.uses,
         zone=choice.zone,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -13,16 +14,19 @@ import numpy as np
 from tracker import settings as settings_module
 from tracker.errors import RunNotFoundError, StoreError
 from tracker.intensity.choice import IntensityChoice
-from tracker.records import Comparison, Run, RunStatus, unix_us_of
+from tracker.records import Comparison, Run, RunStatus, datetime_of, unix_us_of
 from tracker.session.account import DeviceAccount, RunFacts, build_run, gap_us_of
 from tracker.session.ledger import DeviceLedger
-from tracker.store.reading import RunReader, Tail, Unsettled
+from tracker.store.reading import RunReader, Spell, Tail, Unsettled
 from tracker.units import MICROSECONDS_PER_S
 
 if TYPE_CHECKING:
+    import sqlalchemy as sa
+
     from tracker.records import IntColumn
 
 DEFAULT_LIMIT: Final = 20
+SHORTEST_GAP_US: Final = 2 * MICROSECONDS_PER_S  # between two processes of a run; shorter ones are a change of leader
 
 
 def runs(
@@ -97,6 +101,11 @@ def reader_of(db: str | Path) -> RunReader:
     return RunReader(db, complete=complete)
 
 
+def whole(connection: sa.Connection, run_id: str) -> Run:
+    """A run as its segments together give it, seen from within a transaction that writes one of them."""
+    return replace(RunReader("", complete=complete).seen_through(connection, run_id), source=None)
+
+
 def complete(run: Run, unsettled: Unsettled) -> Run:
     """A run that has not ended by its own hand, with the energy of all that it has committed."""
     started_at = run.started_at
@@ -113,10 +122,8 @@ def complete(run: Run, unsettled: Unsettled) -> Run:
     for index, device in enumerate(unsettled.devices):
         settled = [slot for slot in unsettled.slots if slot.device_index == index]
         tails = parts[index]
-        if not settled and not tails:
-            continue
-        stored = next((item for item in run.devices if (item.kind, item.key) == (device.kind, device.key)), None)
-        method = stored.method if settled and stored is not None and stored.method != "none" else tails[0].method
+        stored = run.devices[index]
+        methods = [stored.method] if settled and stored.method != "none" else [part.method for part in tails]
         largest_mw = [slot.max_power_mw for slot in settled] + [part.max_power_mw for part in tails]
         accounts.append(
             DeviceAccount(
@@ -127,7 +134,7 @@ def complete(run: Run, unsettled: Unsettled) -> Run:
                 ),
                 covered_us=_joined([slot.covered_us for slot in settled], [part.covered_us for part in tails]),
                 max_power_mw=max((mw for mw in largest_mw if mw is not None), default=None),
-                method=method,
+                method=next(iter(methods), "none"),
                 edge_j=max((part.edge_j for part in tails), default=0.0),
                 notes=tuple(dict.fromkeys(note for part in tails for note in part.notes)) or device.notes,
             )
@@ -151,9 +158,22 @@ def complete(run: Run, unsettled: Unsettled) -> Run:
         duration_us=round(run.duration_s * MICROSECONDS_PER_S),
         is_ended=run.ended_at is not None,
         not_measured=run.not_measured,
-        warnings=run.warnings,
+        warnings=(*run.warnings, *_untracked(unsettled.spells)),
         source=run.source,
     )
+
+
+def _untracked(spells: Sequence[Spell]) -> Iterator[str]:
+    """The times between a run's processes at which none of them was there."""
+    in_order = sorted(spells)
+    seen_until_us = in_order[0][1]
+    for started_us, until_us in in_order:
+        gap_us = started_us - seen_until_us
+        if gap_us >= SHORTEST_GAP_US:
+            left_at, back_at = (datetime_of(us).isoformat(" ", "seconds") for us in (seen_until_us, started_us))
+            gap_s = gap_us / MICROSECONDS_PER_S
+            yield f"not tracked for {gap_s:.0f} s, from {left_at} to {back_at}: none of the run's processes was there"
+        seen_until_us = max(seen_until_us, until_us)
 
 
 def _account_of(tail: Tail, start_us: int, gap_us: int) -> DeviceAccount:

@@ -34,6 +34,7 @@ from tracker.session import provenance
 from tracker.session.account import DeviceAccount, RunFacts, build_run, gap_us_of
 from tracker.session.inbox import Inbox, Mail
 from tracker.session.ledger import Ledger
+from tracker.session.past import reader_of
 from tracker.session.process import ProcessState
 from tracker.session.target import StoredSource, Target
 from tracker.session.use import GpuUse
@@ -230,6 +231,10 @@ class Recorder:
     def _preview(self) -> Run:
         now = clock_pair()
         self._absorb(self._inbox.empty())
+        writer = self._target.writer
+        if self._target.db is not None and writer is not None and writer.has_joined:
+            self._write(lambda writer: self._commit(writer, now))
+            return reader_of(self._target.db).get(self._facts.id)
         return self._record(self._ledger.preview(now.unix_offset_us, now.boottime_us), "running", now.boottime_us)
 
     def _absorb(self, mail: Mail) -> None:
@@ -278,7 +283,8 @@ class Recorder:
         self._chunks, self._slots, self._spans, self._marks = [], [], [], []
 
     def _end(self, writer: RunWriter, run: Run, now: ClockPair) -> None:
-        writer.finish(run, self._chunks, self._slots, now, spans=self._spans, marks=self._marks)
+        stored = writer.finish(run, self._chunks, self._slots, now, spans=self._spans, marks=self._marks)
+        self._final = replace(stored, source=run.source)
         self._chunks, self._slots, self._spans, self._marks = [], [], [], []
 
     def _record(self, accounts: Sequence[DeviceAccount], status: RunStatus, until_us: int) -> Run:

@@ -9,34 +9,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tracker.errors import StoreError
+from tracker.session.past import reader_of, whole
 from tracker.store.opening import open_for_writing
 from tracker.store.writing import RunWriter
 
 if TYPE_CHECKING:
     from tracker.records import Mark, Run, Samples, Segment, Span
     from tracker.store.opening import Database
-    from tracker.store.reading import RunReader
 
 
 class StoredSource:
-    """Fetches what a Run does not carry from the database it is in; the reader is loaded when first asked."""
+    """Fetches what a Run does not carry from the database it is in."""
 
     def __init__(self, db: str) -> None:
         self._db = db
 
     def samples(self, run_id: str) -> Sequence[Samples]:
-        return self._reader().samples(run_id)
+        return reader_of(self._db).samples(run_id)
 
     def spans(self, run_id: str) -> Sequence[Span]:
-        return self._reader().spans(run_id)
+        return reader_of(self._db).spans(run_id)
 
     def marks(self, run_id: str) -> Sequence[Mark]:
-        return self._reader().marks(run_id)
-
-    def _reader(self) -> RunReader:
-        from tracker.session.past import reader_of
-
-        return reader_of(self._db)
+        return reader_of(self._db).marks(run_id)
 
 
 class Target:
@@ -60,7 +55,7 @@ class Target:
         for place in self._places(run.id, segment.host):
             try:
                 database = open_for_writing(place)
-                writer = RunWriter(database)
+                writer = RunWriter(database, whole)
                 writer.begin(run, segment, argv)
             except StoreError as exc:
                 first_error = first_error or exc

@@ -68,6 +68,9 @@ class Tail:
     is_continued: bool
 
 
+Spell = tuple[int, int]  # from a segment's start to its last sign of life, in µs since 1970
+
+
 @dataclass(frozen=True, slots=True)
 class Unsettled:
     """What is needed to bring the totals of an unfinished run up to its last commit."""
@@ -76,6 +79,7 @@ class Unsettled:
     slots: tuple[Slot, ...]  # energy settled so far
     tails: tuple[Tail, ...]
     segments: tuple[Segment, ...]
+    spells: tuple[Spell, ...]  # of the segments, in their order
 
 
 Complete = Callable[[Run, Unsettled], Run]
@@ -219,6 +223,10 @@ class RunReader:
                 recent = connection.scalars(newest_first.limit(_NEAR_AMONG)).all()
                 raise RunNotFoundError(_not_found(reference, ids, recent, database.label))
             return self._records(connection, connection.execute(_SELECT_RUNS.where(c.id == ids[0])).all())[0]
+
+    def seen_through(self, connection: sa.Connection, run_id: str) -> Run:
+        """A run as a transaction sees it that is going on; it must be there."""
+        return self._records(connection, connection.execute(_SELECT_RUNS.where(tables.runs.c.id == run_id)).all())[0]
 
     def samples(self, run_id: str) -> list[Samples]:
         """The raw readings, one Samples per segment and device that has any, in this order."""
@@ -394,11 +402,13 @@ def _slots(connection: sa.Connection, run_id: str) -> list[Slot]:
 
 def _unsettled(connection: sa.Connection, run_id: str) -> Unsettled:
     devices = _devices(connection, run_id)
+    rows = _segment_rows(connection, [run_id])[run_id]
     return Unsettled(
         devices=devices,
         slots=tuple(_slots(connection, run_id)),
         tails=tuple(_tails(connection, run_id, devices, everything=False)),
-        segments=tuple(mapping.segment_of(row) for row in _segment_rows(connection, [run_id])[run_id]),
+        segments=tuple(mapping.segment_of(row) for row in rows),
+        spells=tuple((row.started_unix_us, row.last_commit_unix_us) for row in rows),
     )
 
 

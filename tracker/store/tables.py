@@ -28,7 +28,7 @@ from sqlalchemy import (
     event,
 )
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 metadata: Final = MetaData(
     naming_convention={
@@ -119,6 +119,7 @@ segments: Final = Table(
     Column("ended_unix_us", BigInteger),
     Column("last_commit_boottime_us", BigInteger, nullable=False),
     Column("last_commit_unix_us", BigInteger, nullable=False),
+    Column("status", Text),  # how this process left the run; NULL: it has not, or was killed
     sqlite_with_rowid=False,
 )
 

@@ -6,7 +6,7 @@ import sqlite3
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
 from typing import Any, Final, cast
@@ -96,15 +96,27 @@ class Chunk:
     settled_us: int | None
 
 
+# A run as all its segments together give it, seen from within a transaction.
+Whole = Callable[[sa.Connection, str], Run]
+
+# Of several processes of a run the worst counts. One that was interrupted may be the victim of one that failed.
+_FROM_BEST_TO_WORST: Final[tuple[RunStatus, ...]] = ("finished", "interrupted", "failed")
+
+
 class RunWriter:
     """Writes one segment of a run through one connection; for one thread at a time.
 
     begin comes first, then add_devices, commit_second and seal in any order, finish and close. A call that raises
     StoreError has written nothing and may be repeated, with more. Devices are numbered in the order of add_devices.
+
+    Args:
+        database: where to.
+        whole: sums a run over its segments, for totals that hold beside other processes; None: only this segment's.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, whole: Whole | None = None) -> None:
         self._database = database
+        self._whole = whole
         dialect = database.engine.dialect
         self._statements = _statements(dialect.name)
         self._insert_hot = _PerSecond(tables.hot_readings.insert(), tables.hot_readings.c.keys(), dialect)
@@ -120,6 +132,11 @@ class RunWriter:
         self._mark_seq = 0
         self._indices: list[int] = []  # of the writer's devices among the run's
         self._index_of: dict[tuple[str, str], int] = {}  # the same, by kind and key
+
+    @property
+    def has_joined(self) -> bool:
+        """Whether others have begun the run."""
+        return self._segment > 0
 
     def begin(self, run: Run, segment: Segment, argv: Sequence[str] | None = None) -> None:
         """Put the run on record as running, or take up an existing run of this id with one more segment.
@@ -220,7 +237,8 @@ class RunWriter:
         with self._transaction(is_durable=True) as connection:
             self._settle(connection, chunks, slots, now)
             self._write_progress(connection, now, spans, marks)
-            self._write_totals(connection, run, "running", now)
+            whole = self._of_all_segments(connection, run)
+            self._write_totals(connection, replace(whole or run, status="running"), now, is_whole=whole is not None)
         self._mark_seq += len(marks)
         self._checkpoint()
 
@@ -233,22 +251,57 @@ class RunWriter:
         *,
         spans: Sequence[Span] = (),
         marks: Sequence[Mark] = (),
-    ) -> None:
-        """Seal what is left, store the final record and end the segment. Arguments: as for seal."""
+    ) -> Run:
+        """Seal what is left, store the final record and end the segment. Arguments: as for seal.
+
+        Returns:
+            the record as stored: of a run of several processes their sum, still running where another is.
+        """
         ended = {
             "of_run": self._run_id,
             "of_segment": self._segment,
             "ended_boottime_us": now.boottime_us,
             "ended_monotonic_us": now.monotonic_us,
             "ended_unix_us": now.unix_us,
+            "status": run.status,
         }
         with self._transaction(is_durable=True) as connection:
             self._settle(connection, chunks, slots, now)
             self._write_progress(connection, now, spans, marks)
-            self._write_totals(connection, run, run.status, now)
             connection.execute(self._statements.segment, ended)
+            whole = self._of_all_segments(connection, run)
+            if whole is not None:
+                run = whole if whole.status == "running" else replace(whole, status=self._joint_status(connection))
+            self._write_totals(connection, run, now, is_whole=whole is not None)
         self._mark_seq += len(marks)
         self._checkpoint()
+        return run
+
+    def _of_all_segments(self, connection: sa.Connection, run: Run) -> Run | None:
+        """The run as all its segments give it, with what this one has to say; None where this is the only one."""
+        if self._whole is None:
+            return None
+        others = tables.segments.c
+        query = sa.select(others.segment).where(others.run_id == self._run_id, others.segment != self._segment).limit(1)
+        if connection.execute(query).first() is None:
+            return None
+        whole = self._whole(connection, self._run_id)
+        return replace(
+            whole,
+            not_measured=tuple(dict.fromkeys((*whole.not_measured, *run.not_measured))),
+            warnings=tuple(dict.fromkeys((*whole.warnings, *run.warnings))),
+        )
+
+    def _joint_status(self, connection: sa.Connection) -> RunStatus:
+        """The worst end among the last segment and those that it ran beside; earlier ones were continued by it."""
+        c = tables.segments.c
+        query = sa.select(c.started_unix_us, c.last_commit_unix_us, c.status).where(c.run_id == self._run_id)
+        segments = connection.execute(query).all()
+        newest_start_us = max(row.started_unix_us for row in segments)
+        ends: list[RunStatus] = [
+            row.status or "interrupted" for row in segments if row.last_commit_unix_us >= newest_start_us
+        ]
+        return max(ends, key=_FROM_BEST_TO_WORST.index)
 
     def close(self) -> None:
         """Close the connection. The last one of a file moves its WAL into it."""
@@ -384,16 +437,19 @@ class RunWriter:
                 ],
             )
 
-    def _write_totals(self, connection: sa.Connection, run: Run, status: RunStatus, now: ClockPair) -> None:
+    def _write_totals(self, connection: sa.Connection, run: Run, now: ClockPair, *, is_whole: bool) -> None:
+        """is_whole: the run's devices are all of its devices, in their order."""
         of_run = {"of_run": self._run_id}
-        connection.execute(self._statements.totals, of_run | rows.totals_row(run, now) | {"status": status})
+        connection.execute(self._statements.totals, of_run | rows.totals_row(run, now) | {"status": run.status})
         connection.execute(self._statements.new_details, of_run | rows.details_row(run))
         if run.devices:
             connection.execute(
                 self._statements.device_totals,
                 [
-                    of_run | {"of_index": self._index_of[device.kind, device.key]} | rows.device_totals_row(device)
-                    for device in run.devices
+                    of_run
+                    | {"of_index": position if is_whole else self._index_of[device.kind, device.key]}
+                    | rows.device_totals_row(device)
+                    for position, device in enumerate(run.devices)
                 ],
             )
         self._write_pricing(connection, run, now)
