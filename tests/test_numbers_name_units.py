@@ -29,6 +29,7 @@ PURE = {
     *("Stamps.first", "Stamps.last", "are_apart.begin", "are_apart.end"),
     *("summary.width", "summary_text.width", "runs_table.width", "comparison_text.width", "table.width"),
     *("cut.width", "wrap.width", "ratio.value", "ratio.reference"),
+    *("gpu_instance", "compute_instance", "compute_slices"),
     *("cpus", "machine_cpus", "quota_cpus", "set_cpus", "load", "range_factors"),
     "raw_value",  # its unit stands beside it, in raw_unit
 }

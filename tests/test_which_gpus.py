@@ -65,6 +65,35 @@ def opened(standin: StandinNvml, proc: Path | None = None, **arguments: object) 
     return sensor, sensor.open()
 
 
+# CUDA_VISIBLE_DEVICES, by the watts
+
+
+@pytest.mark.parametrize(
+    ("value", "power_w"),
+    [
+        ("2,1", 500),
+        ("0,2,-1,1", 400),
+        ("1,7,0", 200),
+        ("GPU-57a4d140-0000-4000-8000-000000000003", 400),
+        ("0,0", None),
+        ("", None),
+        ("NoDevFiles", None),
+    ],
+)
+def test_power_is_that_of_the_gpus_cuda_shows_and_without_any_it_is_unknown(
+    standin_nvml: StandinNvml, value: str, power_w: int | None
+) -> None:
+    """Case 208, at the meter."""
+    standin_nvml.plug(*[Gpu((Const(watts * 1_000),)) for watts in (100, 200, 300, 400)])
+
+    sensor, inventory = opened(standin_nvml, environ={"CUDA_VISIBLE_DEVICES": value})
+
+    powers_mw = [reading.power_mw or 0 for reading in sensor.read(inventory.devices)]
+    assert (sum(powers_mw) / 1_000 if powers_mw else None) == power_w
+    assert [missing.kind for missing in inventory.not_measured] == ([] if power_w else ["gpu"])
+    assert inventory.warnings == ()
+
+
 # MIG
 
 
@@ -495,7 +524,7 @@ def test_a_gpu_that_is_not_here_is_named_with_those_that_are(caplog: pytest.LogC
 
     (device,) = (device for device in live.run.devices if device.kind == "gpu")
     assert device.attributes["index"] == "1"
-    said = "gpus: no GPU, or more than one, is 5; here are 0 (GPU-57a4d140), 1 (GPU-57a4d140)"
+    said = "gpus: no GPU is 5; here are 0 (GPU-57a4d140), 1 (GPU-57a4d140)"
     assert said in live.run.warnings
     assert caplog.text.count(said) == 1
 
@@ -503,7 +532,6 @@ def test_a_gpu_that_is_not_here_is_named_with_those_that_are(caplog: pytest.LogC
 @pytest.mark.parametrize(
     ("gpus", "message"),
     [
-        ([], "must name a GPU"),
         ("", "must be an index"),
         ("0,,1", "must be an index"),
         ("first", "must be an index"),

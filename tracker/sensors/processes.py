@@ -23,12 +23,12 @@ class ProcessTree:
     """One process and its descendants.
 
     Args:
-        root: its pid.
+        pid: of the process.
         proc: procfs.
     """
 
-    def __init__(self, root: int, proc: Path = Path("/proc")) -> None:
-        self._root = root
+    def __init__(self, pid: int, proc: Path = Path("/proc")) -> None:
+        self._root = pid
         self._proc = proc
 
     def has_host_numbers(self) -> bool:

@@ -76,8 +76,8 @@ def select_boards(
         shown: the UUIDs, without "GPU-" or "MIG-", that CUDA itself shows this process; None: it has not been
             initialised, so that the environment says what it will show.
     """
-    if gpus == "none":
-        return Selection(reason='left out by gpus="none"')
+    if gpus in ("none", ()):
+        return Selection(reason=f'left out by gpus="{gpus or ""}"')
     if gpus == "all":
         return Selection(tuple(boards))
     if gpus == "visible":
@@ -101,16 +101,22 @@ def _listed(boards: Sequence[Board], wanted: Sequence[int | str]) -> Selection:
             if board is not None:
                 whole.add(board.index)
         if board is None:
-            missing.append(str(entry))
+            missing.append(_why_not(boards, str(entry)))
         else:
             chosen[board.index] = board
-    warnings = (f"gpus: no GPU, or more than one, is {', '.join(missing)}; {_here(boards)}",) if missing else ()
+    warnings = (f"gpus: {', '.join(missing)}; {_here(boards)}",) if missing else ()
     return Selection(
         tuple(chosen.values()),
         {index: some for index, some in slices.items() if index not in whole},
         warnings,
         "" if chosen else f'none of gpus="{",".join(map(str, wanted))}" is here',
     )
+
+
+def _why_not(boards: Sequence[Board], entry: str) -> str:
+    uuids = [board.uuid for board in boards] + [one.uuid for board in boards for one in board.slices]
+    begun = sum(uuid.startswith(entry) for uuid in uuids)
+    return f"{entry} begins the UUIDs of {begun}" if begun > 1 else f"no GPU is {entry}"
 
 
 def _here(boards: Sequence[Board]) -> str:

@@ -9,7 +9,7 @@ from typing import Final
 from tracker.records import Device, DeviceEnergy
 from tracker.views import amounts
 
-# Of a run that was seen on no GPU at all: it may be too young to have begun. As many looks are made in 8 s.
+# Of a run that was seen on no GPU at all: it may not have come to its work yet. As many looks take 8 to 16 s.
 MIN_LOOKS_IF_NONE_SEEN: Final = 5
 
 
