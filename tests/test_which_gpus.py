@@ -31,7 +31,7 @@ from tracker.settings import GpuChoice, checked_argument, resolve
 S = 1_000_000
 CUDA_SOURCE = Path(__file__).with_name("standin") / "cuda.c"
 HOST = "pid:[4026531836]"
-RUN, WORKER, WORKERS_THREAD, OTHER, MPS_SERVER = 100, 101, 102, 103, 104
+RUN, WORKER, THREAD, OTHER, MPS_SERVER = 100, 101, 102, 103, 104
 MIGS = (
     Mig("MIG-aaaa1111-0000-4000-8000-000000000001", "3g.20gb", 1, 0, 3),
     Mig("MIG-bbbb2222-0000-4000-8000-000000000002", "1g.5gb", 7, 0, 1),
@@ -41,7 +41,7 @@ CUT = Gpu((Const(200_000),), name="NVIDIA A100-SXM4-40GB", mig_slices=7, migs=MI
 
 @pytest.fixture
 def proc(tmp_path: Path) -> Path:
-    """A procfs with the run's process, its worker with a thread, a stranger and an MPS server."""
+    """A procfs with the run's process and a thread of it, its worker, a stranger and an MPS server."""
     proc = tmp_path / "proc"
     (proc / "self/ns").mkdir(parents=True)
     (proc / "self/ns/pid").symlink_to(HOST)
@@ -49,7 +49,7 @@ def proc(tmp_path: Path) -> Path:
         (1, 1, 0, "init"),
         (RUN, RUN, 1, "python"),
         (WORKER, WORKER, RUN, "python"),
-        (WORKERS_THREAD, WORKER, RUN, "pt_data"),
+        (THREAD, RUN, 1, "pt_autograd"),
         (OTHER, OTHER, 1, "python"),
         (MPS_SERVER, MPS_SERVER, 1, "nvidia-cuda-mps"),
     ):
@@ -148,18 +148,26 @@ def test_a_share_that_nvml_does_not_tell_is_not_guessed(standin_nvml: StandinNvm
 # Superchips
 
 
-def test_a_superchip_without_module_power_says_what_its_power_leaves_out(standin_nvml: StandinNvml) -> None:
-    standin_nvml.plug(
-        Gpu(c2c=1, faults=(Fault("field:185", NOT_SUPPORTED), Fault("field:186", NOT_SUPPORTED))),
-        Gpu(c2c=1),
+@pytest.mark.parametrize(
+    ("gpu", "power_source"),
+    [
+        (Gpu(c2c=2), "instant"),
+        (Gpu(c2c=1, faults=(Fault("field:185", NOT_SUPPORTED), Fault("field:186", NOT_SUPPORTED))), "usage"),
+    ],
+)
+def test_a_superchip_without_module_power_says_what_its_power_leaves_out(
+    standin_nvml: StandinNvml, gpu: Gpu, power_source: str
+) -> None:
+    standin_nvml.plug(gpu)
+
+    sensor, inventory = opened(standin_nvml)
+
+    (device,) = inventory.devices
+    assert (device.attributes["scope"], device.attributes["power_source"]) == ("gpu", power_source)
+    assert device.notes == (
+        "power is that of the GPU alone; the counter of such a module may cover CPU and memory too",
     )
-
-    _, inventory = opened(standin_nvml)
-
-    alone, module = inventory.devices
-    assert (alone.attributes["scope"], alone.attributes["power_source"]) == ("gpu", "usage")
-    assert alone.notes == ("power is that of the GPU alone; the counter of such a module may cover CPU and memory too",)
-    assert module.attributes["scope"] == "module"
+    assert sensor.read(inventory.devices)[0].power_mw == 300_000
 
 
 # What CUDA itself shows
@@ -239,7 +247,7 @@ def test_among_different_models_integers_are_known_once_a_framework_has_initiali
         ((), False),
         ((Process(RUN),), True),
         ((Process(WORKER),), True),
-        ((Process(WORKERS_THREAD),), True),
+        ((Process(THREAD),), True),
         ((Process(OTHER), Process(WORKER, "mps")), True),
         ((Process(WORKER, "graphics"),), True),
         ((Process(OTHER), Process(1), Process(4_000_000)), False),
@@ -308,6 +316,15 @@ def test_of_a_mig_device_its_own_list_counts(standin_nvml: StandinNvml, proc: Pa
     sensor, inventory = opened(standin_nvml, proc)
 
     assert sensor.look(inventory.devices) == [expected]
+
+
+def test_of_a_board_in_mig_mode_whose_devices_are_not_shown_nothing_is_told(
+    standin_nvml: StandinNvml, proc: Path
+) -> None:
+    standin_nvml.plug(Gpu(mig_slices=7))
+    sensor, inventory = opened(standin_nvml, proc)
+
+    assert sensor.look(inventory.devices) == [None]
 
 
 def test_a_process_once_seen_is_not_looked_for_again_while_it_lives(standin_nvml: StandinNvml, proc: Path) -> None:

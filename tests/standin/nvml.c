@@ -499,7 +499,7 @@ API nvml_return nvmlDeviceGetFieldValues(struct gpu *gpu, int n, struct field_va
         field->latency_us = 0;
         field->code = fault_of(gpu->faults, gpu->n_faults, name);
         if (field->code != SUCCESS) continue;
-        if (field->id != ENERGY && field->scope != (unsigned)gpu->is_c2c) field->code = NOT_SUPPORTED;
+        if (field->id != ENERGY && field->scope != (unsigned)(gpu->is_c2c == 1)) field->code = NOT_SUPPORTED;
         else if (field->id == ENERGY) give_number(field, gpu->energy_type, counter_mj(gpu, t));
         else if (field->id == INSTANT) give_number(field, gpu->power_type, mean_power_mw(gpu, t, 0));
         else if (field->id == AVERAGE) give_number(field, gpu->power_type, mean_power_mw(gpu, t, AVERAGE_WINDOW_US));
