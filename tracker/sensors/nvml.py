@@ -18,7 +18,7 @@ from tracker.machine import boottime_us
 from tracker.records import Device, NotMeasured, Reading
 from tracker.sensors import mig
 from tracker.sensors.cuda import shown_uuids
-from tracker.sensors.processes import Ask, GpuUse, ProcessTree
+from tracker.sensors.processes import Ask, GpuUsers, ProcessTree
 from tracker.sensors.protocol import Inventory
 from tracker.sensors.visible import Board, Slice, select_boards
 from tracker.settings import GpuChoice
@@ -159,7 +159,7 @@ class NvmlSensor:
         self._gpus = gpus
         self._environ = environ
         self._shown = shown
-        self._use = GpuUse(processes or ProcessTree(os.getpid()))
+        self._users = GpuUsers(processes or ProcessTree(os.getpid()))
         self._clock_us = clock_us
         self._pause_s = pause_s
         self._pid: int | None = None  # NVML is not safely inherited through fork: its state belongs to one process
@@ -204,7 +204,7 @@ class NvmlSensor:
         if self._nvml is None or self._pid != os.getpid():
             return [None] * len(devices)
         ask = _asker(self._nvml)
-        return [self._use.look(ask, device.key, self._handles.get(device.key, ())) for device in devices]
+        return [self._users.look(ask, device.key, self._handles.get(device.key, ())) for device in devices]
 
     def close(self) -> None:
         self._meters = {}

@@ -66,7 +66,7 @@ class ProcessTree:
         return leader if leader != pid else parent or None  # a thread's number leads to its process
 
 
-class GpuUse:
+class GpuUsers:
     """Looks for processes of a tree in the lists of GPUs."""
 
     def __init__(self, tree: ProcessTree) -> None:
