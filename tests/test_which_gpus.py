@@ -492,9 +492,17 @@ def session(standin_nvml: StandinNvml, monkeypatch: pytest.MonkeyPatch, tmp_path
 def recorded(proc: Path, **arguments: Any) -> Run:
     """A run of 0.3 s whose processes are those of this procfs."""
     settings = resolve(arguments)
-    recorder = Recorder(process_state(), settings, run_id=secrets.token_hex(8), name="x", tags={})
     sensor = NvmlSensor(gpus=settings.gpus, processes=ProcessTree(RUN, proc))
-    recorder.start([(sensor, 1 * S)], time.monotonic() + 2)
+    recorder = Recorder(
+        process_state(),
+        settings,
+        run_id=secrets.token_hex(8),
+        name="x",
+        tags={},
+        sensors_of=lambda views: [(sensor, 1 * S)],
+        view="",
+    )
+    recorder.start(time.monotonic() + 2)
     time.sleep(0.3)
     return recorder.finish("finished")
 

@@ -63,13 +63,19 @@ def hardware(proc: Path = Path("/proc")) -> dict[str, str]:
     return {name: value for name, value in known.items() if value}
 
 
+def this_boot(proc: Path = Path("/proc")) -> tuple[str, int]:
+    """Where process numbers mean what they mean here: boot id and inode of the pid namespace; "" and 0: unknown."""
+    return _text_of(proc / "sys/kernel/random/boot_id"), _inode_of(proc / "self/ns/pid")
+
+
 def this_segment() -> Segment:
     """The identity of the calling process, with the clocks as they stand."""
     pid = os.getpid()
+    boot_id, pid_namespace = this_boot()
     return Segment(
         host=socket.gethostname(),
-        boot_id=_text_of(Path("/proc/sys/kernel/random/boot_id")),
-        pid_namespace=_inode_of(Path("/proc/self/ns/pid")),
+        boot_id=boot_id,
+        pid_namespace=pid_namespace,
         pid=pid,
         pid_start=process_start(pid) or 0,
         started=clock_pair(),

@@ -153,11 +153,17 @@ class Sampler:
             self._regrid()
             self._condition.notify_all()
 
-    def detach(self, listener: Listener, timeout_s: float = 2.0) -> None:
-        """Stop telling listener. Sensors that nobody wants any more are closed; with the last, the thread ends."""
+    def detach(
+        self, listener: Listener, sensors: Sequence[Sensor] | None = None, *, timeout_s: float = 2.0
+    ) -> None:
+        """Stop telling listener of these sensors, by default of all.
+
+        Sensors that nobody wants any more are closed; with the last, the thread ends.
+        """
         with self._condition:
             for source in self._sources:
-                if listener in source.listeners:
+                is_meant = sensors is None or any(source.sensor is sensor for sensor in sensors)
+                if is_meant and listener in source.listeners:
                     source.listeners.remove(listener)
                     del source.periods_us[id(listener)]
             self._is_stopping = not any(source.listeners for source in self._sources)

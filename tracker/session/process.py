@@ -6,6 +6,7 @@ import atexit
 import logging
 import os
 import threading
+from collections import Counter
 from typing import TYPE_CHECKING, Protocol
 
 from tracker.sampler import Sampler
@@ -37,6 +38,7 @@ class ProcessState:
         self.sensors: dict[tuple[str, ...], Sensor] = {}
         self.live: list[Finishing] = []
         self.is_run_id_taken = False
+        self.begun: Counter[str | None] = Counter()  # runs of a job, by name
         self._said: set[str] = set()
 
     def warn_once(self, cause: str, message: str) -> None:

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -26,13 +26,16 @@ from tracker.records import (
     Slot,
     Span,
     datetime_of,
+    plain,
 )
 from tracker.sampler import MIN_SPACING_US
 from tracker.sensors.host import HostModel, without_measured
 from tracker.sensors.protocol import Inventory, Sensor
 from tracker.session import provenance
 from tracker.session.account import DeviceAccount, RunFacts, build_run, gap_us_of
+from tracker.session.election import Seat
 from tracker.session.inbox import Inbox, Mail
+from tracker.session.launcher import Job
 from tracker.session.ledger import Ledger
 from tracker.session.past import reader_of
 from tracker.session.process import ProcessState
@@ -53,6 +56,10 @@ NO_COUNTER_PERIOD_US: Final = MICROSECONDS_PER_S // 10
 UNUSED_PERIOD_US: Final = 3600 * MICROSECONDS_PER_S  # of a sensor whose devices this run leaves out
 
 
+# For what is seen of the GPUs (ranks.view_of): the sensors, with their periods in µs.
+SensorsOf = Callable[[Sequence[str]], Sequence[tuple[Sensor, int]]]
+
+
 class Recorder:
     """Records one run.
 
@@ -61,9 +68,26 @@ class Recorder:
     """
 
     def __init__(
-        self, state: ProcessState, settings: Settings, *, run_id: str, name: str | None, tags: Mapping[str, str]
+        self,
+        state: ProcessState,
+        settings: Settings,
+        *,
+        run_id: str,
+        name: str | None,
+        tags: Mapping[str, str],
+        sensors_of: SensorsOf,
+        view: str,
+        seat: Seat | None = None,
+        job: Job | None = None,
     ) -> None:
         self._state = state
+        self._seat = seat
+        self._is_leading = seat is None or seat.is_ours
+        self._job = job
+        self._views: Sequence[str] = (view,)  # what is seen of the GPUs, here and by the run's others on this node
+        self._sensors_of = sensors_of
+        self._sensors: Sequence[tuple[Sensor, int]] = ()
+        self._seeds: dict[tuple[str, str], Reading] = {}  # where the one before has left off, by kind and key
         self._settings = settings
         self._pid = os.getpid()
         self._segment = this_segment()
@@ -103,13 +127,15 @@ class Recorder:
 
     # The program's threads
 
-    def start(self, sensors: Sequence[tuple[Sensor, int]], deadline_s: float) -> None:
+    def start(self, deadline_s: float) -> None:
         """Open database and sensors, take the first readings; until the deadline at most."""
-        self._periods_us = {sensor.name: period_us for sensor, period_us in sensors}
-        self._inbox.expect(self._periods_us)
         with self._state.lock:
             self._state.live.append(self)
-        self._state.sampler.attach(self, sensors)
+        if self._is_leading:
+            self._sample()
+        else:
+            self._sensors_of(self._views)  # imports what taking over needs, in this thread
+            self._inbox.expect(())
         self._state.writer.add(self)
         self._state.writer.call(self._begin, _left_s(deadline_s))
         self._inbox.all_opened.wait(_left_s(deadline_s))
@@ -156,6 +182,8 @@ class Recorder:
             elif self._final is None:
                 self._warn("fault", f"run {self._facts.id}: its figures could not be worked out; its readings are kept")
         finally:
+            if self._seat is not None:
+                self._seat.leave()
             state.writer.remove(self, LAST_READING_TIMEOUT_S)
             with state.lock:
                 if self in state.live:
@@ -189,6 +217,10 @@ class Recorder:
         for warning in inventory.warnings:
             self._warn(warning, warning)
         self._inbox.found(sensor, inventory)
+        for device in devices:
+            seed = self._seeds.pop((device.kind, device.key), None)
+            if seed is not None:
+                self._inbox.received(sensor, [device], [seed])
 
     def received(self, sensor: Sensor, devices: Sequence[Device], readings: Sequence[Reading]) -> None:
         self._inbox.received(sensor, devices, readings)
@@ -202,11 +234,56 @@ class Recorder:
         """Commit what has come in; each minute seal it."""
         now = clock_pair()
         self._absorb(self._inbox.empty())
+        if not self._is_leading:
+            self._attend(now)
+            return
+        if self._seat is not None:
+            self._sample()
         if now.boottime_us - self._sealed_us >= SEAL_PERIOD_US:
             self._settle(now)
             self._write(lambda writer: self._seal(writer, now))
         else:
             self._write(lambda writer: self._commit(writer, now))
+
+    def _attend(self, now: ClockPair) -> None:
+        """Beside the process that samples: take its place if it has gone, else say only what there is to say."""
+        if self._seat is not None and self._seat.take():
+            self._lead()
+        if self._spans or self._marks or now.boottime_us - self._sealed_us >= SEAL_PERIOD_US:
+            self._sealed_us = now.boottime_us
+            self._write(lambda writer: self._commit(writer, now))
+
+    def _lead(self) -> None:
+        """Sample from where the one before has left off, so that a counter carries the energy across the change."""
+        self._is_leading = True
+        if self._target.db is not None:
+            attached_us = self._segment.started.boottime_us
+            try:
+                last = reader_of(self._target.db).last_readings(self._facts.id, self._segment)
+            except StoreError as exc:
+                self._warn("last readings", f"{exc}; energy between the readings of two processes is left out")
+                last = {}
+            self._seeds = {key: reading for key, reading in last.items() if reading.t_us >= attached_us}
+        self._ledger.begin(min((reading.t_us for reading in self._seeds.values()), default=boottime_us()))
+        self._sealed_us = boottime_us()
+        self._sample()
+
+    def _sample(self) -> None:
+        """Have the sampler read what the run's processes on this node see, as far as it does not yet."""
+        views = self._views if self._seat is None else self._seat.views() or self._views
+        if self._sensors and views == self._views:
+            return
+        self._views = views
+        wanted, before = self._sensors_of(views), self._sensors
+        self._sensors = wanted
+        self._periods_us = {sensor.name: period_us for sensor, period_us in wanted}
+        kept = [sensor for sensor, _ in before if any(sensor is other for other, _ in wanted)]
+        come = [(sensor, period_us) for sensor, period_us in wanted if not any(sensor is other for other in kept)]
+        self._inbox.expect(sensor.name for sensor, _ in come)
+        self._state.sampler.attach(self, come)
+        gone = [sensor for sensor, _ in before if not any(sensor is other for other in kept)]
+        if gone:
+            self._state.sampler.detach(self, gone)
 
     def _begin(self) -> None:
         run = self._unaccounted("running")
@@ -304,7 +381,8 @@ class Recorder:
 
     def _unused(self, run: Run) -> str | None:
         """What is to be said of GPUs that were taken because CUDA shows them."""
-        return self._use.warning(run.devices) if self._settings.gpus == "visible" else None
+        knows_all_processes = self._seat is None or self._job is not None
+        return self._use.warning(run.devices) if self._settings.gpus == "visible" and knows_all_processes else None
 
     # Any thread
 
@@ -332,7 +410,9 @@ class Recorder:
     def _provenance(self) -> Mapping[str, Any]:
         before, writer_before_s = self._cost_before
         cost = self._state.sampler.cost()
+        job = {} if self._job is None else {"job": plain(self._job)}
         return {
+            **job,
             "versions": provenance.versions(),
             "hardware": dict(self._segment.hardware),
             "settings": provenance.settings_with_origin(self._settings),

@@ -6,13 +6,16 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tracker import settings as settings_module
+from tracker.errors import TrackerError
 from tracker.records import Run, RunStatus
 from tracker.session.checks import check_replay, check_zone
+from tracker.session.election import Seat, private_folder
+from tracker.session.launcher import Job, job_of
 from tracker.session.live import LiveRun
 from tracker.session.process import ProcessState, process_state
 from tracker.settings import Settings
@@ -90,25 +93,80 @@ def _empty_run(name: str | None, tags: Mapping[str, str], status: RunStatus, war
 
 def _start(name: str | None, tags: Mapping[str, str], settings: Settings) -> LiveRun:
     # Imported in the caller's thread: an import in ours would leave a child forked meanwhile hanging at it.
+    from tracker.sensors.cuda import shown_uuids
+    from tracker.session.ranks import view_of
     from tracker.session.recorder import Recorder
 
     deadline_s = time.monotonic() + START_TIMEOUT_S
     state = process_state()
     for problem in settings.problems:
         state.warn_once(problem, problem)
-    with state.lock:
-        run_id = None if state.is_run_id_taken else settings.run_id
-        state.is_run_id_taken = state.is_run_id_taken or run_id is not None
-    recorder = Recorder(state, settings, run_id=run_id or secrets.token_hex(8), name=name, tags=tags)
-    recorder.start(_sensors(state, settings), deadline_s)
+    job = job_of(os.environ)
+    shared_id = _shared_run_id(state, settings, job, name)
+    view = view_of(settings.gpus, shown=None if shared_id is None else shown_uuids())
+    recorder = Recorder(
+        state,
+        settings,
+        run_id=shared_id or secrets.token_hex(8),
+        name=name,
+        tags=tags,
+        sensors_of=lambda views: _sensors(state, settings, views, job),
+        seat=None if shared_id is None else _seat(state, shared_id, view),
+        view=view,
+        job=job,
+    )
+    recorder.start(deadline_s)
     return LiveRun(recorder)
 
 
-def _sensors(state: ProcessState, settings: Settings) -> list[tuple[Sensor, int]]:
-    """The sensors of a run with their periods in µs; instances are shared by the runs of the process."""
+def _shared_run_id(state: ProcessState, settings: Settings, job: Job | None, name: str | None) -> str | None:
+    """The id of a run that other processes may be in too: the one given, for the first run, else that of the job."""
+    with state.lock:
+        if settings.run_id is not None and not state.is_run_id_taken:
+            state.is_run_id_taken = True
+            return settings.run_id
+        if job is None:
+            return None
+        ordinal = state.begun[name]
+        state.begun[name] += 1
+    attempt = 0
+    while not job.is_restarting and _has_ended(settings.db, job.run_id(name, ordinal, attempt)):
+        attempt += 1  # the shell that launched it has launched another one before
+    return job.run_id(name, ordinal, attempt)
+
+
+def _has_ended(db: str, run_id: str) -> bool:
+    from tracker.session.past import reader_of
+
+    try:
+        return reader_of(db).get(run_id).status != "running"
+    except TrackerError:  # no such run, or no database yet
+        return False
+
+
+def _seat(state: ProcessState, run_id: str, view: str) -> Seat | None:
+    """The seat of the run's one sampler on this node; None where processes cannot agree on one."""
+    try:
+        seat = Seat(private_folder(), run_id)
+        seat.announce(view)
+        seat.take()
+    except (OSError, ImportError) as exc:
+        state.warn_once("seat", f"processes of one run on this node cannot agree on one that samples: {exc}")
+        return None
+    return seat
+
+
+def _sensors(
+    state: ProcessState, settings: Settings, views: Sequence[str], job: Job | None
+) -> list[tuple[Sensor, int]]:
+    """The sensors of a run with their periods in µs; instances are shared by the runs of the process.
+
+    Args:
+        views: what the run's processes on this node see of the GPUs.
+    """
     from tracker.sensors.host import HostModel
-    from tracker.sensors.nvml import NvmlSensor
     from tracker.sensors.rapl import RaplSensor
+    from tracker.session.ranks import is_without_gpus, node_gpus
 
     interval_s = settings.interval_s or DEFAULT_INTERVAL_S
     if settings.replay is not None:
@@ -121,11 +179,10 @@ def _sensors(state: ProcessState, settings: Settings) -> list[tuple[Sensor, int]
         # After RAPL: what that measures is not modelled.
         (_shared(state, (HostModel.name,), HostModel), _us(rapl_s)),
     ]
-    if settings.gpus != "none":
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "(unset)")
-        order = os.environ.get("CUDA_DEVICE_ORDER", "(unset)")
-        key = ("nvml", repr(settings.gpus), visible, order)
-        wanted.append((_shared(state, key, lambda: NvmlSensor(gpus=settings.gpus)), _us(interval_s)))
+    charged = [view for view in views if not is_without_gpus(view)]
+    if charged:
+        launcher_pid = None if job is None else job.launcher_pid
+        wanted.append((_shared(state, ("nvml", *charged), lambda: node_gpus(charged, launcher_pid)), _us(interval_s)))
     return wanted
 
 

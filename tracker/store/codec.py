@@ -146,6 +146,12 @@ def since(samples: Samples, t_us: int) -> Samples:
     return _samples(samples.device, samples.t_us[start:], columns, samples.unix_offset_us)
 
 
+def last_reading(samples: Samples) -> Reading:
+    """The newest of at least one reading."""
+    values = [int(column[-1]) if known[-1] else None for column, known in _columns(samples)]
+    return Reading(int(samples.t_us[-1]), *values)
+
+
 def _columns(samples: Samples) -> tuple[tuple[IntColumn, BoolColumn], ...]:
     return (
         (samples.power_mw, samples.power_known),

@@ -25,6 +25,7 @@ from tracker.records import (
     ClockPair,
     Device,
     Mark,
+    Reading,
     Run,
     RunStatus,
     Samples,
@@ -36,7 +37,7 @@ from tracker.records import (
 )
 from tracker.store import rows as mapping
 from tracker.store import tables
-from tracker.store.codec import decode_chunk, hot_rows, joined, samples_of_hot, since
+from tracker.store.codec import decode_chunk, hot_rows, joined, last_reading, samples_of_hot, since
 from tracker.store.liveness import SILENCE_LIMIT_US, is_alive
 from tracker.store.opening import Database, open_for_reading, store_errors
 from tracker.units import MICROSECONDS_PER_S
@@ -232,6 +233,26 @@ class RunReader:
         """The raw readings, one Samples per segment and device that has any, in this order."""
         with self._snapshot() as connection:
             return [tail.samples for tail in _tails(connection, run_id, _devices(connection, run_id), everything=True)]
+
+    def last_readings(self, run_id: str, of: Segment) -> dict[tuple[str, str], Reading]:
+        """The newest reading of each device of a machine since its boot, by kind and key.
+
+        Args:
+            of: a process on that machine.
+        """
+        last: dict[tuple[str, str], Reading] = {}
+        with self._snapshot() as connection:
+            here = [
+                row.segment
+                for row in _segment_rows(connection, [run_id])[run_id]
+                if (row.host, row.boot_id) == (mapping.storable(of.host), of.boot_id)
+            ]
+            for tail in _tails(connection, run_id, _devices(connection, run_id), everything=False):
+                reading = last_reading(tail.samples)
+                identity = (tail.samples.device.kind, tail.samples.device.key)
+                if tail.segment in here and (identity not in last or last[identity].t_us < reading.t_us):
+                    last[identity] = reading
+        return last
 
     def spans(self, run_id: str) -> list[Span]:
         """The spans in order of opening; those of a second segment have numbers from 2**32 on."""
@@ -430,6 +451,8 @@ def _tails(connection: sa.Connection, run_id: str, devices: Sequence[Device], *,
             samples = joined(device, pieces, nearest.unix_offset_us)
             if settled_us is not None:
                 samples = since(samples, settled_us)
+            if not len(samples):
+                continue
             yield Tail(index, row.segment, samples, is_continued=settled_us is not None)
 
 

@@ -181,7 +181,13 @@ def device_of(row: Any) -> Device:
     )
 
 
-def device_totals_row(device: DeviceEnergy) -> Row:
+def notes_of(energy_notes: str | None) -> tuple[str, ...]:
+    """A column energy_notes; NULL until the first totals."""
+    return tuple(json.loads(energy_notes)) if energy_notes else ()
+
+
+def device_totals_row(device: DeviceEnergy, notes_before: Sequence[str] = ()) -> Row:
+    """notes_before: what segments before this one had to say of the device."""
     return {
         "method": device.method,
         "energy_j": device.energy_j,
@@ -189,7 +195,7 @@ def device_totals_row(device: DeviceEnergy) -> Row:
         "mean_power_w": device.mean_power_w,
         "max_power_w": device.max_power_w,
         "coverage": device.coverage,
-        "energy_notes": json_of(device.notes),
+        "energy_notes": json_of(list(dict.fromkeys((*notes_before, *device.notes)))),
     }
 
 

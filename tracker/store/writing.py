@@ -15,7 +15,19 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 
 from tracker.errors import StoreError
-from tracker.records import ClockPair, Device, Mark, Run, RunStatus, Samples, Segment, Slot, Span, unix_us_of
+from tracker.records import (
+    ClockPair,
+    Device,
+    DeviceEnergy,
+    Mark,
+    Run,
+    RunStatus,
+    Samples,
+    Segment,
+    Slot,
+    Span,
+    unix_us_of,
+)
 from tracker.store import rows, tables
 from tracker.store.codec import HOT_COLUMNS, hot_bytes
 from tracker.store.opening import Database, checkpoint, driver_connection, store_errors
@@ -132,6 +144,7 @@ class RunWriter:
         self._mark_seq = 0
         self._indices: list[int] = []  # of the writer's devices among the run's
         self._index_of: dict[tuple[str, str], int] = {}  # the same, by kind and key
+        self._notes_before: dict[int, tuple[str, ...]] = {}  # of the run's devices, by segments before this one
 
     @property
     def has_joined(self) -> bool:
@@ -173,8 +186,10 @@ class RunWriter:
         """Add devices that a sensor has found. One that the run knows from this host keeps its number there."""
         c = tables.devices.c
         with self._transaction() as connection:
-            held = connection.execute(sa.select(c.host, c.kind, c.key, c.device_index).where(c.run_id == self._run_id))
-            known = {(host, kind, key): index for host, kind, key, index in held}
+            query = sa.select(c.host, c.kind, c.key, c.device_index, c.energy_notes).where(c.run_id == self._run_id)
+            held = connection.execute(query).all()
+            known = {(row.host, row.kind, row.key): row.device_index for row in held}
+            notes = {row.device_index: rows.notes_of(row.energy_notes) for row in held}
             indices = []
             for device in devices:
                 row = rows.device_row(device, self._host)
@@ -187,6 +202,7 @@ class RunWriter:
         self._indices += indices
         for device, index in zip(devices, indices, strict=True):
             self._index_of[device.kind, device.key] = index
+            self._notes_before[index] = notes.get(index, ())
 
     def commit_second(
         self, readings: array[int], now: ClockPair, *, spans: Sequence[Span] = (), marks: Sequence[Mark] = ()
@@ -285,6 +301,7 @@ class RunWriter:
         query = sa.select(others.segment).where(others.run_id == self._run_id, others.segment != self._segment).limit(1)
         if connection.execute(query).first() is None:
             return None
+        self._write_devices(connection, [(self._index_of[own.kind, own.key], own) for own in run.devices])
         whole = self._whole(connection, self._run_id)
         return replace(
             whole,
@@ -442,17 +459,23 @@ class RunWriter:
         of_run = {"of_run": self._run_id}
         connection.execute(self._statements.totals, of_run | rows.totals_row(run, now) | {"status": run.status})
         connection.execute(self._statements.new_details, of_run | rows.details_row(run))
-        if run.devices:
+        if is_whole:
+            self._write_devices(connection, list(enumerate(run.devices)))
+        else:
+            self._write_devices(connection, [(self._index_of[own.kind, own.key], own) for own in run.devices])
+        self._write_pricing(connection, run, now)
+
+    def _write_devices(self, connection: sa.Connection, devices: Sequence[tuple[int, DeviceEnergy]]) -> None:
+        """The totals of devices, by their number in the run."""
+        if devices:
+            of_run = {"of_run": self._run_id}
             connection.execute(
                 self._statements.device_totals,
                 [
-                    of_run
-                    | {"of_index": position if is_whole else self._index_of[device.kind, device.key]}
-                    | rows.device_totals_row(device)
-                    for position, device in enumerate(run.devices)
+                    of_run | {"of_index": index} | rows.device_totals_row(device, self._notes_before.get(index, ()))
+                    for index, device in devices
                 ],
             )
-        self._write_pricing(connection, run, now)
 
     def _write_pricing(self, connection: sa.Connection, run: Run, now: ClockPair) -> None:
         """The pricing by this writer, replaced as the run goes on, so that a killed run has one."""
