@@ -26,7 +26,6 @@ from tracker.records import (
     Slot,
     Span,
     datetime_of,
-    plain,
 )
 from tracker.sampler import MIN_SPACING_US
 from tracker.sensors.host import HostModel, without_measured
@@ -286,7 +285,7 @@ class Recorder:
             self._state.sampler.detach(self, gone)
 
     def _begin(self) -> None:
-        run = self._unaccounted("running")
+        run = replace(self._unaccounted("running"), provenance=self._provenance())
         origin = self._choice.zone.origin if self._choice.zone is not None else "setting"
         # On record from the first moment, so that a run killed at once can still be priced.
         use = IntensityUse(self._choice.value, origin, 0.0, 0.0, 0)
@@ -297,6 +296,7 @@ class Recorder:
         self._absorb(self._inbox.empty())
         settlement = self._ledger.finish(now.unix_offset_us, stop_us)
         self._keep(settlement)
+        self._count_ranks()
         run = self._record(self._ledger.accounts(), status, stop_us)
         unused = self._unused(run)
         if unused is not None and self._settings.parent_id is None:  # else the parent says it
@@ -304,6 +304,22 @@ class Recorder:
         self._final = run
         self._write(lambda writer: self._end(writer, run, now))
         self._target.close()
+
+    def _count_ranks(self) -> None:
+        """Say how many ranks of the job have not been in the run: what only they see is not in it either."""
+        world_size = None if self._job is None else self._job.world_size
+        writer = self._target.writer
+        if world_size is None or writer is None:
+            return
+        try:
+            seen = writer.count_segments()
+        except StoreError:
+            return
+        if seen < world_size:
+            self._warnings.append(
+                f"{seen} of the {world_size} ranks of this job were seen: GPUs and nodes that only the others use are"
+                " not measured (track in every rank)"
+            )
 
     def _preview(self) -> Run:
         now = clock_pair()
@@ -410,9 +426,9 @@ class Recorder:
     def _provenance(self) -> Mapping[str, Any]:
         before, writer_before_s = self._cost_before
         cost = self._state.sampler.cost()
-        job = {} if self._job is None else {"job": plain(self._job)}
+        job = self._job
         return {
-            **job,
+            **({} if job is None else {"job": {"launcher": job.launcher, "world_size": job.world_size}}),
             "versions": provenance.versions(),
             "hardware": dict(self._segment.hardware),
             "settings": provenance.settings_with_origin(self._settings),

@@ -174,6 +174,12 @@ class RunWriter:
             self._write_clocks(connection, segment.started)
             self._write_pricing(connection, run, segment.started)
 
+    def count_segments(self) -> int:
+        """How many processes have been in the run."""
+        with self._transaction() as connection:
+            query = sa.select(sa.func.count()).where(tables.segments.c.run_id == self._run_id)
+            return int(connection.execute(query).scalar_one())
+
     def set_start(self, started_at: datetime) -> None:
         """State the run's true start, which is known only after the first readings; not where others have begun it."""
         if self._segment:
@@ -307,6 +313,7 @@ class RunWriter:
             whole,
             not_measured=tuple(dict.fromkeys((*whole.not_measured, *run.not_measured))),
             warnings=tuple(dict.fromkeys((*whole.warnings, *run.warnings))),
+            provenance={**whole.provenance, **run.provenance},
         )
 
     def _joint_status(self, connection: sa.Connection) -> RunStatus:
