@@ -724,3 +724,28 @@ def test_the_sql_views_show_people_the_run(tmp_path):
 
     assert energy_kwh == pytest.approx(live.run.energy_kwh) and status == "finished"
     assert slots_j == pytest.approx(live.run.energy_j)
+
+
+def test_runs_that_share_a_gpu_are_both_told_and_a_run_and_its_parts_are_not():
+    before = tracker.track("before").start().stop()
+    first = tracker.track("first").start()
+    second = tracker.track("second").start()
+    time.sleep(1.2)  # devices are on record with the first commit
+    one, two = second.stop(), first.stop()
+
+    assert not [w for w in before.warnings if "other runs" in w]
+    for run, other in ((one, two), (two, one)):
+        (told,) = [w for w in tracker.get(run.id).warnings if "charged to other runs" in w]
+        assert other.id in told and before.id not in told
+
+    done = python(
+        """
+        import os, tracker
+        with tracker.track("whole") as whole:
+            os.environ["TRACKER_PARENT_ID"] = whole.id
+            with tracker.track("part") as part:
+                pass
+        print([w for run in (whole, part) for w in run.warnings if "other runs" in w])
+        """
+    )
+    assert done.stdout == "[]\n", done.stderr

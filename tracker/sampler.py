@@ -153,9 +153,7 @@ class Sampler:
             self._regrid()
             self._condition.notify_all()
 
-    def detach(
-        self, listener: Listener, sensors: Sequence[Sensor] | None = None, *, timeout_s: float = 2.0
-    ) -> None:
+    def detach(self, listener: Listener, sensors: Sequence[Sensor] | None = None, *, timeout_s: float = 2.0) -> None:
         """Stop telling listener of these sensors, by default of all.
 
         Sensors that nobody wants any more are closed; with the last, the thread ends.

@@ -298,12 +298,27 @@ class Recorder:
         self._keep(settlement)
         self._count_ranks()
         run = self._record(self._ledger.accounts(), status, stop_us)
+        run = self._with_overlaps(run, now)
         unused = self._unused(run)
         if unused is not None and self._settings.parent_id is None:  # else the parent says it
             self._state.warn_once("unused GPUs", unused)
         self._final = run
         self._write(lambda writer: self._end(writer, run, now))
         self._target.close()
+
+    def _with_overlaps(self, run: Run, now: ClockPair) -> Run:
+        """The run, naming others that its GPUs were charged to at the same time."""
+        writer = self._target.writer
+        if writer is None:
+            return run
+        try:
+            others = writer.overlapping_runs(run, now)
+        except StoreError:
+            return run
+        if not others:
+            return run
+        told = f"its GPUs were charged to other runs at the same time ({', '.join(others)}): a sum counts them again"
+        return replace(run, warnings=(*run.warnings, told))
 
     def _count_ranks(self) -> None:
         """Say how many ranks of the job have not been in the run: what only they see is not in it either."""

@@ -31,6 +31,7 @@ from tracker.records import (
 from tracker.store import rows, tables
 from tracker.store.codec import HOT_COLUMNS, hot_bytes
 from tracker.store.opening import Database, checkpoint, driver_connection, store_errors
+from tracker.store.overlaps import overlapping_runs, unfinished_runs
 
 # Connections inherited over a fork: SQLite forbids even to close them in the child, which their end would do.
 _inherited: Final[list[sa.Connection]] = []
@@ -139,6 +140,7 @@ class RunWriter:
         self._run_id = ""
         self._host = ""
         self._segment = 0
+        self._begun_before: Sequence[str] = ()
         self._pricing_seq = 0
         self._hot_seq = 0
         self._mark_seq = 0
@@ -166,6 +168,7 @@ class RunWriter:
             raise StoreError(f"run {run.id} has no start and cannot be stored")
         self._run_id, self._host = run.id, segment.host
         with self._transaction() as connection:
+            self._begun_before = unfinished_runs(connection)
             self._insert_run(connection, run, argv)
             segments, pricings = tables.segments.c, tables.pricings.c
             self._segment = _next(connection, segments.segment, segments.run_id == run.id)
@@ -179,6 +182,17 @@ class RunWriter:
         with self._transaction() as connection:
             query = sa.select(sa.func.count()).where(tables.segments.c.run_id == self._run_id)
             return int(connection.execute(query).scalar_one())
+
+    def overlapping_runs(self, run: Run, now: ClockPair) -> list[str]:
+        """Ids of other runs that a GPU of this one was charged to meanwhile."""
+        keys = [rows.storable(device.key) for device in run.devices if device.kind == "gpu"]
+        if not keys or run.started_at is None:
+            return []
+        with self._transaction() as connection:
+            from_us = unix_us_of(run.started_at)
+            return overlapping_runs(
+                connection, self._run_id, run.parent_id, keys, from_us, now.unix_us, self._begun_before
+            )
 
     def set_start(self, started_at: datetime) -> None:
         """State the run's true start, which is known only after the first readings; not where others have begun it."""

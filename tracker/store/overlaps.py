@@ -1,0 +1,63 @@
+"""Runs that the same device was charged to at the same time."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final
+
+import sqlalchemy as sa
+
+from tracker.store import tables
+from tracker.units import MICROSECONDS_PER_S
+
+_LISTED: Final = 3
+_SILENCE_US: Final = 3 * MICROSECONDS_PER_S  # a living run commits each second
+_UNFINISHED: Final = 200
+
+
+def unfinished_runs(connection: sa.Connection) -> list[str]:
+    """The newest runs that have not ended, those of killed processes among them."""
+    runs = tables.runs.c
+    query = sa.select(runs.id).where(runs.status == "running").order_by(runs.started_unix_us.desc())
+    return list(connection.scalars(query.limit(_UNFINISHED)))
+
+
+def overlapping_runs(
+    connection: sa.Connection,
+    run_id: str,
+    parent_id: str | None,
+    keys: Collection[str],
+    from_us: int,
+    to_us: int,
+    begun_before: Collection[str],
+) -> list[str]:
+    """Other runs on this run's machines that one of its devices was charged to meanwhile; the newest few.
+
+    A run and its parts overlap by nature and are not meant.
+
+    Args:
+        keys: of the devices that matter.
+        from_us, to_us: the run's start and end, µs since 1970.
+        begun_before: unfinished_runs when it started, so that those long over need not be gone through.
+    """
+    runs, devices, segments = tables.runs.c, tables.devices.c, tables.segments.c
+    own = tables.devices.alias().c
+    hosts = sa.select(own.host).where(own.run_id == run_id)
+    last_us = sa.select(sa.func.max(segments.last_commit_unix_us)).where(segments.run_id == runs.id).scalar_subquery()
+    query = (
+        sa.select(runs.id)
+        .join(tables.devices)
+        .where(
+            sa.or_(runs.started_unix_us.between(from_us, to_us), runs.id.in_(begun_before)),
+            sa.func.coalesce(runs.ended_unix_us, last_us + _SILENCE_US) > from_us,
+            runs.id != run_id,
+            runs.id != (parent_id or ""),
+            sa.or_(runs.parent_id.is_(None), runs.parent_id != run_id),
+            devices.key.in_(keys),
+            devices.host.in_(hosts),
+        )
+        .group_by(runs.id, runs.started_unix_us)
+        .order_by(runs.started_unix_us.desc())
+        .limit(_LISTED)
+    )
+    return list(connection.scalars(query))
