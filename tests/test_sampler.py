@@ -53,6 +53,9 @@ class Ear:
         self.inventories: list[str] = []
         self.heard: list[tuple[str, tuple[Reading, ...]]] = []
 
+    def told(self, news) -> None:
+        self.news = [*getattr(self, "news", []), news]
+
     def found(self, sensor, inventory) -> None:
         self.inventories.append(sensor.name)
 
@@ -208,3 +211,70 @@ def test_the_cost_of_sampling_is_known():
 
     cost = sampler.cost()
     assert cost.readings >= 1 and cost.latency_max_s >= cost.latency_mean_s > 0
+
+
+class StuckSensor(FakeSensor):
+    """Its read does not return until it is let go."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.let_go = threading.Event()
+        self.is_in_call = threading.Event()
+        self.in_call = 0
+
+    def read(self, devices: Sequence[Device]) -> list[Reading]:
+        self.in_call += 1
+        assert self.in_call == 1, "two threads in one sensor"
+        self.is_in_call.set()
+        assert self.let_go.wait(30)
+        self.in_call -= 1
+        return super().read(devices)
+
+
+def test_a_call_that_does_not_return_is_told_once_and_costs_the_other_sensors_nothing():
+    sampler, ear = Sampler(), Ear()
+    stuck, healthy = StuckSensor("stuck"), FakeSensor("healthy")
+    sampler.attach(ear, [(stuck, S), (healthy, S)])
+    assert not sampler.read_now(0.05)
+    assert stuck.is_in_call.wait(5) and healthy.reads == 0
+
+    sampler.rescue()  # not yet long enough
+    assert not hasattr(ear, "news")
+    sampler.rescue(limit_us=0)
+
+    assert sampler.read_now(5)
+    assert healthy.reads >= 1 and stuck.reads == 0
+    assert [news.partition(" has not")[0] for news in ear.news] == ["stuck: a call"]
+    before = healthy.reads
+    assert sampler.read_now(5) and healthy.reads > before
+
+    stuck.let_go.set()
+    stuck.is_in_call.clear()
+    assert sampler.read_now(5)
+    while not stuck.reads:  # the thread given up comes back with a reading that nobody wants
+        assert sampler.read_now(5)
+    assert stuck.is_in_call.wait(5)
+    assert sampler.read_now(5)
+    assert "stuck" in [name for name, _ in ear.heard]
+    sampler.detach(ear)
+    assert stuck.closed and healthy.closed and stuck.opened == 1
+
+
+def test_leaving_does_not_wait_for_a_call_that_does_not_return():
+    clock = FakeClock()
+    sampler, ear = Sampler(clock_us=clock), Ear()
+    stuck = StuckSensor("stuck")
+    sampler.attach(ear, [(stuck, S)])
+    assert stuck.is_in_call.wait(5)
+    clock.now_us += 2 * S
+    sampler.detach(ear, timeout_s=60)
+    assert stuck.closed == 0  # its thread is still in it
+    stuck.let_go.set()
+
+
+class FakeClock:
+    def __init__(self) -> None:
+        self.now_us = 1_000_000_000
+
+    def __call__(self) -> int:
+        return self.now_us

@@ -13,16 +13,20 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from tracker.machine import boottime_us
 from tracker.records import Device, Reading
-from tracker.sensors.protocol import Inventory, SeesProcesses, Sensor
+from tracker.sensors.protocol import Inventory, SeesProcesses, Sensor, TellsOfDevices
 from tracker.units import MICROSECONDS_PER_S
 
 logger = logging.getLogger(__name__)
 
 MIN_SPACING_US: Final = 50_000
+SLOW_US: Final = 1 * MICROSECONDS_PER_S  # one call of a sensor for longer: nobody waits for it
+STUCK_US: Final = 10 * MICROSECONDS_PER_S  # drivers that are not kept loaded take 1 to 3 s a GPU
+
+_T = TypeVar("_T")
 # Who uses the devices is looked for after 1, 2, 4 ... s and then each minute: a process that is there for the last half
 # of a short run is seen, and so is one that is there for a minute.
 FIRST_LOOK_US: Final = 1 * MICROSECONDS_PER_S
@@ -38,6 +42,10 @@ class Listener(Protocol):
 
     def received(self, sensor: Sensor, devices: Sequence[Device], readings: Sequence[Reading]) -> None:
         """A sensor has been read, one reading per device."""
+        ...
+
+    def told(self, news: str) -> None:
+        """Something has happened to a device or a sensor that a reader of the figures must know."""
         ...
 
     def looked(self, devices: Sequence[Device], in_use: Sequence[bool | None]) -> None:
@@ -90,14 +98,23 @@ class _Source:
     watcher: SeesProcesses | None = None  # the sensor, where it can tell who uses its devices
     opened_us: int = 0
     look_due_us: int = 0
+    teller: TellsOfDevices | None = None
+    is_stuck: bool = False  # a call into it has not returned; another thread goes on without it
 
     @property
     def period_us(self) -> int:
         return min(self.periods_us.values())
 
 
+class _ReplacedError(Exception):
+    """A call returned to a thread that has been given up."""
+
+
 class Sampler:
     """Reads sensors in a thread of its own while anyone listens.
+
+    A call into a driver may never return. Such a thread is given up (rescue): another one goes on with the other
+    sensors, and the sensor is read again when the call returns after all.
 
     Args:
         clock_us: the sample clock.
@@ -115,10 +132,14 @@ class Sampler:
         self._condition = threading.Condition()
         self._sources: list[_Source] = []
         self._requests: list[tuple[threading.Event, bool]] = []  # and whether to look at who uses the devices too
+        self._serving: list[tuple[threading.Event, bool]] = []  # requests that the thread is at
         self._thread: threading.Thread | None = None
+        self._busy: tuple[_Source, int] | None = None  # the call that the thread is in, and since when
+        self._has_news = False  # sources have come or go
         self._is_stopping = False
         self._grid: Grid | None = None
         self._due_us = 0
+        self._look_due_us = 0
         self._last_us = -MIN_SPACING_US  # of the last reading of all sensors
         self._cpu_s = 0.0
         self._reads = 0
@@ -137,12 +158,13 @@ class Sampler:
                     listener.found(sensor, source.inventory)
                 source.listeners.append(listener)
                 source.periods_us[id(listener)] = period_us
+            self._has_news = True
             self._regrid()
             self._is_stopping = False
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="tracker-sampler", daemon=True)
-                self._thread.start()
+                self._start_thread()
             self._condition.notify_all()
+        self.rescue(SLOW_US)
 
     def set_period(self, listener: Listener, sensor: Sensor, period_us: int) -> None:
         """Change how often a listener wants a sensor read."""
@@ -165,9 +187,11 @@ class Sampler:
                     source.listeners.remove(listener)
                     del source.periods_us[id(listener)]
             self._is_stopping = not any(source.listeners for source in self._sources)
+            self._has_news = True
             self._regrid()
             self._condition.notify_all()
-            thread = self._thread if self._is_stopping else None
+            is_slow = self._busy is not None and self._clock_us() - self._busy[1] > SLOW_US
+            thread = self._thread if self._is_stopping and not is_slow else None
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout_s)
 
@@ -186,6 +210,25 @@ class Sampler:
             self._requests.append((done, looks))
             self._condition.notify_all()
         return done.wait(timeout_s)
+
+    def rescue(self, limit_us: int = STUCK_US) -> None:
+        """Go on without a sensor that has been in one call for longer than this; to be called now and then."""
+        busy = self._busy
+        if busy is None or self._clock_us() - busy[1] < limit_us:
+            return
+        with self._condition:
+            if self._busy is not busy:
+                return
+            source, since_us = busy
+            source.is_stuck = True
+            self._busy = None
+            self._requests = self._serving + self._requests
+            self._serving = []
+            self._start_thread()
+            listeners = list(source.listeners)
+        waited_s = (self._clock_us() - since_us) / MICROSECONDS_PER_S
+        for listener in listeners:
+            listener.told(f"{source.sensor.name}: a call has not returned for {waited_s:.0f} s; the others go on")
 
     def cost(self) -> SamplerCost:
         """What sampling has cost since the sampler was made."""
@@ -206,38 +249,57 @@ class Sampler:
             self._grid = Grid(now_us, min(periods), self._uniform)
             self._due_us = self._grid.after(now_us)
 
+    def _start_thread(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="tracker-sampler", daemon=True)
+        self._thread.start()
+
     def _run(self) -> None:
         cpu_before_s = self._cpu_s
-        while True:
-            opened = self._open_new()
-            with self._condition:
+        try:
+            while self._step():
+                self._cpu_s = cpu_before_s + time.thread_time()
+        except _ReplacedError:
+            pass
+
+    def _step(self) -> bool:
+        """Wait until something is due, and do it; false when nobody listens any more."""
+        opened = self._has_news and self._open_new()
+        with self._condition:
+            if self._has_news and not opened:
                 self._drop_unwanted()
-                requests, self._requests = self._requests, []
-                if not requests and not opened:
-                    if self._is_stopping:
-                        self._thread = None
-                        return
-                    left_us = self._due_us - self._clock_us()
-                    if left_us > 0:
-                        self._condition.wait(left_us / MICROSECONDS_PER_S)
-                        continue
-            self._tick(read_all=bool(requests))
+            requests = self._serving = self._requests
+            if not requests and not opened:
+                if self._is_stopping:
+                    self._thread = None
+                    return False
+                left_us = self._due_us - self._clock_us()
+                if left_us > 0:
+                    self._condition.wait(left_us / MICROSECONDS_PER_S)
+                    return True
+            self._requests = []
+        self._tick(read_all=bool(requests))
+        if requests:
             for done, looks in requests:
                 if not looks:
                     done.set()
             self._look(at_once=any(looks for _, looks in requests))
             for done, _ in requests:
                 done.set()
-            self._cpu_s = cpu_before_s + time.thread_time()
+            self._serving = []
+        elif self._clock_us() >= self._look_due_us:
+            self._look(at_once=False)
+        return True
 
     def _open_new(self) -> bool:
         """Open what was attached, one at a time; true when there was anything, or may be more."""
         with self._condition:
-            new = next((s for s in self._sources if s.inventory is None), None)
+            new = next((s for s in self._sources if s.inventory is None and not s.is_stuck), None)
         if new is None:
             return False
         try:
-            inventory = new.sensor.open()
+            inventory = self._call(new, new.sensor.open)
+        except _ReplacedError:
+            raise
         except Exception:
             # As in _read: a sensor promises not to raise, and nobody may feel it if one does.
             logger.exception("%s: opening failed; nothing is measured through it", new.sensor.name)
@@ -245,18 +307,40 @@ class Sampler:
         with self._condition:
             new.inventory = inventory
             new.watcher = new.sensor if isinstance(new.sensor, SeesProcesses) and inventory.devices else None
+            new.teller = new.sensor if isinstance(new.sensor, TellsOfDevices) else None
             new.opened_us = self._clock_us()
             new.look_due_us = new.opened_us + FIRST_LOOK_US
+            self._look_due_us = min(self._look_due_us, new.look_due_us)
             listeners = list(new.listeners)
         for listener in listeners:
             listener.found(new.sensor, inventory)
         return True
 
+    def _call(self, source: _Source, function: Callable[..., _T], *arguments: Any) -> _T:
+        """A call into a sensor.
+
+        Raises:
+            _ReplacedError: it has returned so late that this thread has been given up.
+        """
+        self._busy = busy = (source, self._clock_us())
+        try:
+            return function(*arguments)
+        finally:
+            with self._condition:
+                if self._busy is busy:
+                    self._busy = None
+                else:  # given up meanwhile
+                    source.is_stuck = False
+                    self._has_news = True
+                    self._condition.notify_all()
+                    raise _ReplacedError
+
     def _drop_unwanted(self) -> None:
+        self._has_news = False
         for source in self._sources:
-            if not source.listeners:
+            if not source.listeners and not source.is_stuck:
                 source.sensor.close()
-        self._sources = [source for source in self._sources if source.listeners]
+        self._sources = [source for source in self._sources if source.listeners or source.is_stuck]
 
     def _tick(self, *, read_all: bool) -> None:
         now_us = self._clock_us()
@@ -264,7 +348,7 @@ class Sampler:
         if grid is None:
             return
         for source in list(self._sources):
-            if source.inventory is None or not source.inventory.devices:
+            if source.inventory is None or not source.inventory.devices or source.is_stuck or not source.listeners:
                 continue
             period_us = source.period_us
             is_due = (
@@ -285,7 +369,9 @@ class Sampler:
         devices = source.inventory.devices
         started_s = time.perf_counter()
         try:
-            readings = source.sensor.read(devices)
+            readings = self._call(source, source.sensor.read, devices)
+        except _ReplacedError:
+            raise
         except Exception:
             # A sensor promises not to raise. If one does, the others and the training must not feel it.
             if not source.has_failed:
@@ -299,16 +385,24 @@ class Sampler:
         self._latency_max_s = max(self._latency_max_s, took_s)
         for listener in list(source.listeners):
             listener.received(source.sensor, devices, readings)
+        if source.teller is not None:
+            for news in source.teller.news():
+                for listener in list(source.listeners):
+                    listener.told(news)
 
     def _look(self, *, at_once: bool) -> None:
         now_us = self._clock_us()
+        self._look_due_us = now_us + LOOK_PERIOD_US
         for source in list(self._sources):
-            if source.watcher is None or source.inventory is None or not (at_once or now_us >= source.look_due_us):
+            is_due = at_once or now_us >= source.look_due_us
+            if not is_due or source.is_stuck or source.watcher is None or source.inventory is None:
                 continue
             source.look_due_us = now_us + min(max(FIRST_LOOK_US, now_us - source.opened_us), LOOK_PERIOD_US)
             devices = source.inventory.devices
             try:
-                in_use = source.watcher.look(devices)
+                in_use = self._call(source, source.watcher.look, devices)
+            except _ReplacedError:
+                raise
             except Exception:
                 # As in _read. Nothing is said of who uses the devices from now on.
                 logger.exception("%s: looking for who uses the devices failed", source.sensor.name)
@@ -316,3 +410,6 @@ class Sampler:
                 continue
             for listener in list(source.listeners):
                 listener.looked(devices, in_use)
+        self._look_due_us = min(
+            (source.look_due_us for source in self._sources if source.watcher is not None), default=self._look_due_us
+        )

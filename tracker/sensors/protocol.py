@@ -51,3 +51,12 @@ class SeesProcesses(Protocol):
         It may take some milliseconds a device, so it is called now and then only.
         """
         ...
+
+
+@runtime_checkable
+class TellsOfDevices(Protocol):
+    """A sensor whose devices may come to harm while they are read. Called by the same thread as read, after it."""
+
+    def news(self) -> Sequence[str]:
+        """What has happened to devices since the last call, for people; a few lines in all the sensor's life."""
+        ...

@@ -224,6 +224,10 @@ class Recorder:
     def received(self, sensor: Sensor, devices: Sequence[Device], readings: Sequence[Reading]) -> None:
         self._inbox.received(sensor, devices, readings)
 
+    def told(self, news: str) -> None:
+        elapsed_s = (boottime_us() - self._inbox.start_us) / MICROSECONDS_PER_S
+        self._warn(news, f"{news} ({elapsed_s:.1f} s after the start)")
+
     def looked(self, devices: Sequence[Device], in_use: Sequence[bool | None]) -> None:
         self._use.looked(devices, in_use)
 
@@ -231,6 +235,7 @@ class Recorder:
 
     def commit(self) -> None:
         """Commit what has come in; each minute seal it."""
+        self._state.sampler.rescue()
         now = clock_pair()
         self._absorb(self._inbox.empty())
         if not self._is_leading:
