@@ -14,7 +14,8 @@ from standin.nvml import GPU_IS_LOST, NOT_SUPPORTED, UNKNOWN, Const, Fault, Gpu,
 
 from tracker.machine import boottime_us
 from tracker.records import Device, Reading
-from tracker.sensors.nvml import NvmlSensor, sensor_class
+from tracker.sensors.meter import sensor_class
+from tracker.sensors.nvml import NvmlSensor
 from tracker.sensors.protocol import Inventory
 
 S = 1_000_000
@@ -231,18 +232,30 @@ def shape(reading: Reading) -> tuple[int | None, bool, int | None]:
     return reading.power_mw, reading.counter_uj is not None, reading.power_average_mw
 
 
-@pytest.mark.parametrize(("absurd_mw", "limit_mw"), [(4_294_967_295, 175_000), (4_294_967_295, 0), (593_000, 175_000)])
-def test_an_absurd_power_is_missing(standin_nvml: StandinNvml, absurd_mw: int, limit_mw: int) -> None:
+@pytest.mark.parametrize("absurd_mw", [4_294_967_295, 593_000])
+def test_an_absurd_power_is_kept_as_read_and_the_device_says_what_is_too_much(
+    standin_nvml: StandinNvml, absurd_mw: int
+) -> None:
     # Case 211: all-ones, or far over the limit, with status success.
-    gpu = Gpu((Square(150_000, absurd_mw, 20 * S),), limit_mw=limit_mw, faults=(NO_AVERAGE,))
+    gpu = Gpu((Square(150_000, absurd_mw, 20 * S),), limit_mw=175_000, faults=(NO_AVERAGE,))
     standin_nvml.plug(gpu)
+    sensor, inventory = opened(standin_nvml)
+
+    (absurd,) = read_at(standin_nvml, sensor, inventory, 1001 * S)
+
+    assert absurd.power_mw == absurd_mw
+    assert the_device(inventory).max_power_mw == 350_000
+
+
+def test_without_a_limit_only_what_no_board_draws_is_missing(standin_nvml: StandinNvml) -> None:
+    standin_nvml.plug(Gpu((Square(150_000, 4_294_967_295, 20 * S),), limit_mw=0, faults=(NO_AVERAGE,)))
     sensor, inventory = opened(standin_nvml)
 
     (absurd,) = read_at(standin_nvml, sensor, inventory, 1001 * S)
     (sane,) = read_at(standin_nvml, sensor, inventory, 1011 * S)
 
     assert (absurd.power_mw, sane.power_mw) == (None, 150_000)
-    assert the_device(inventory).max_power_mw == (350_000 if limit_mw else None)
+    assert the_device(inventory).max_power_mw is None
 
 
 def test_a_spike_over_the_limit_is_real(standin_nvml: StandinNvml) -> None:

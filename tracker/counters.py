@@ -51,7 +51,8 @@ class Rules:
         gap_us: power readings farther apart say nothing about the time between; None: no limit.
         counter_modulus_uj: the counter restarts from 0 there; None: a decrease is always a restart.
         counter_period_us: the counter is refreshed this often; None: unknown.
-        max_power_mw: no energy beyond 1.05 × this is believed, and no reading beyond twice this; None: unknown.
+        max_power_mw: no energy beyond 1.05 × this is believed; None: unknown.
+        max_reading_mw: no power reading beyond this is believed; None: twice max_power_mw.
     """
 
     has_counter: bool
@@ -60,11 +61,14 @@ class Rules:
     counter_modulus_uj: int | None = None
     counter_period_us: int | None = None
     max_power_mw: int | None = None
+    max_reading_mw: int | None = None
 
     @property
     def credible_power_mw(self) -> int:
         """The highest power reading that is believed."""
-        limit = 2**31 - 1 if self.max_power_mw is None else IMPLAUSIBLE_POWER_FACTOR * self.max_power_mw
+        limit = self.max_reading_mw
+        if limit is None:
+            limit = 2**31 - 1 if self.max_power_mw is None else IMPLAUSIBLE_POWER_FACTOR * self.max_power_mw
         return min(limit, 2**31 - 1)
 
     @property
@@ -86,6 +90,7 @@ def rules_of(device: Device, gap_us: int | None) -> Rules:
         counter_modulus_uj=device.counter_modulus_uj,
         counter_period_us=device.counter_period_us,
         max_power_mw=device.max_power_mw,
+        max_reading_mw=device.max_power_mw if device.sensor == "nvml" else None,  # which has its margin in it
     )
 
 

@@ -50,7 +50,7 @@ struct gpu {
     char name[TEXT], uuid[TEXT], bus[32];
     int arch, is_c2c, power_type, energy_type;
     unsigned limit_mw;
-    i64 power_period_us, usage_window_us, counter_period_us, counter_offset_mj;
+    i64 power_period_us, usage_window_us, counter_period_us, counter_offset_mj, power_offset_mw;
     struct term terms[MAX_TERMS];
     int n_terms;
     struct fault faults[MAX_FAULTS];
@@ -139,8 +139,9 @@ static i64 mean_power_mw(const struct gpu *gpu, i64 t, i64 window_us)
 {
     t = stepped(t, gpu->power_period_us);
     i64 start = t > window_us ? t - window_us : 0;
-    if (start == t) return power_mw(gpu, t);
-    return (i64)floor_div(twice_integral(gpu, t) - twice_integral(gpu, start), (i128)2 * (t - start));
+    if (start == t) return gpu->power_offset_mw + power_mw(gpu, t);
+    return gpu->power_offset_mw
+        + (i64)floor_div(twice_integral(gpu, t) - twice_integral(gpu, start), (i128)2 * (t - start));
 }
 
 static i64 counter_mj(const struct gpu *gpu, i64 t)
@@ -235,6 +236,7 @@ static int apply(const char *key, const char *value)
     else if (!strcmp(key, "usage_window_us")) gpu->usage_window_us = number;
     else if (!strcmp(key, "counter_period_us")) gpu->counter_period_us = number;
     else if (!strcmp(key, "counter_offset_mj")) gpu->counter_offset_mj = number;
+    else if (!strcmp(key, "power_offset_mw")) gpu->power_offset_mw = number;
     else return 0;
     return 1;
 }
@@ -377,6 +379,18 @@ API nvml_return nvmlDeviceGetCount_v2(unsigned *out)
     ENTER(NULL);
     *out = (unsigned)n_gpus;
     return SUCCESS;
+}
+
+API nvml_return nvmlDeviceGetHandleByUUID(const char *uuid, struct gpu **out)
+{
+    ENTER(NULL);
+    for (int i = 0; i < n_gpus; i++) {
+        if (strcmp(gpus[i].uuid, uuid)) continue;
+        ENTER(&gpus[i]);
+        *out = &gpus[i];
+        return SUCCESS;
+    }
+    return NOT_FOUND;
 }
 
 API nvml_return nvmlDeviceGetHandleByIndex_v2(unsigned index, struct gpu **out)

@@ -152,6 +152,7 @@ class Gpu:
     usage_window_us: int = 0
     counter_period_us: int = 0
     counter_offset_mj: int = 0
+    power_offset_mw: int = 0
     mig_slices: int = 0
     migs: tuple[Mig, ...] = ()
     processes: tuple[Process, ...] = ()
@@ -170,6 +171,7 @@ class Gpu:
             "usage_window_us",
             "counter_period_us",
             "counter_offset_mj",
+            "power_offset_mw",
             "mig_slices",
         ):
             value = getattr(self, key)

@@ -56,6 +56,7 @@ class DeviceAccount:
         method: how most of it is known.
         edge_j: half-width of what is not known at the run's two ends, where the counter is refreshed now and then.
         notes: for people, on these readings.
+        readings: how many of them there are.
     """
 
     device: Device
@@ -67,6 +68,7 @@ class DeviceAccount:
     edge_j: float = 0.0
     disagreement_j: float = 0.0
     notes: tuple[str, ...] = ()
+    readings: int = 0
 
     @property
     def is_modelled(self) -> bool:
@@ -174,7 +176,9 @@ def build_run(
     """The record of a run, from its devices' slots."""
     devices = tuple(device_energy(account, duration_us) for account in accounts)
     missing = [
-        NotMeasured(d.kind, d.name, "no reading of it succeeded", key=d.key) for d in devices if d.method == "none"
+        NotMeasured(device.kind, device.name, _why_unknown(account), key=device.key)
+        for device, account in zip(devices, accounts, strict=True)
+        if device.method == "none"
     ]
     measured = [d for d in devices if d.method in ("counter", "power")]
     modelled = [d for d in devices if d.method == "model"]
@@ -206,6 +210,16 @@ def build_run(
         provenance=facts.provenance,
         source=source,
     )
+
+
+def _why_unknown(account: DeviceAccount) -> str:
+    """The reason why nothing of a device's energy is known, as far as its readings tell it."""
+    if not account.readings:
+        return "no reading of it succeeded"
+    said = [note for note in account.notes if note not in account.device.notes]
+    if not said:
+        said = ["but one reading of it" if account.readings == 1 else "its readings are too far apart"]
+    return "; ".join(said)
 
 
 def _sum_j(devices: Sequence[DeviceEnergy]) -> float | None:

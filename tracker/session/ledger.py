@@ -160,6 +160,7 @@ class DeviceLedger:
             edge_j=self._edge_j() if method == "counter" else 0.0,
             disagreement_j=other_j if disagrees else 0.0,
             notes=tuple(notes),
+            readings=findings.samples,
         )
 
     def _note_power(self, t_us: IntColumn, power_mw: IntColumn) -> None:

@@ -136,6 +136,7 @@ def complete(run: Run, unsettled: Unsettled) -> Run:
                 max_power_mw=max((mw for mw in largest_mw if mw is not None), default=None),
                 method=next(iter(methods), "none"),
                 edge_j=max((part.edge_j for part in tails), default=0.0),
+                readings=sum(part.readings for part in tails),
                 notes=tuple(dict.fromkeys((*stored.notes, *(note for part in tails for note in part.notes)))),
             )
         )
