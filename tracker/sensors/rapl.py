@@ -14,7 +14,7 @@ from typing import Final, Literal
 from tracker.machine import boottime_us
 from tracker.records import Device, NotMeasured, Reading
 from tracker.sensors.protocol import Inventory
-from tracker.units import MICROJOULES_PER_J, MILLIWATTS_PER_W
+from tracker.units import MICROJOULES_PER_J, MICROSECONDS_PER_S, MILLIWATTS_PER_W
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,9 @@ _COUNTER_PERIOD_US: Final = 1_000  # Variorum issue 575
 
 # Dies that mirror one counter differ by what the socket uses between two reads: 1 kW for 5 ms.
 _MIRROR_DISTANCE_UJ: Final = 5 * MICROJOULES_PER_J
+
+_LOOK_PERIOD_US: Final = 60 * MICROSECONDS_PER_S
+_MOST_NAMED: Final = 4
 
 _PERMISSION_ERRORS: Final = frozenset({errno.EACCES, errno.EPERM})
 
@@ -73,9 +76,14 @@ class RaplSensor:
         self._class = sysfs / "class" / "powercap"
         self._clock_us = clock_us
         self._counters: dict[str, _Counter] = {}
+        self._entries: frozenset[str] = frozenset()  # as they were at open
+        self._next_look_us = 0
+        self._news: list[str] = []
 
     def open(self) -> Inventory:
         self.close()
+        self._entries = self._listed()
+        self._next_look_us = self._clock_us() + _LOOK_PERIOD_US
         zones, hidden = self._zones()
         packages, notes = _without_mirrors([zone for zone in zones if zone.kind == "cpu_package"])
         if not packages:
@@ -108,10 +116,27 @@ class RaplSensor:
             before_us = after_us
         return readings
 
+    def news(self) -> Sequence[str]:
+        """As TellsOfDevices.news: once, that zones have come which are not in the run."""
+        if self._clock_us() >= self._next_look_us:
+            self._next_look_us = self._clock_us() + _LOOK_PERIOD_US
+            new = sorted(self._listed() - self._entries)
+            if new:
+                self._entries |= frozenset(new)
+                self._news = [f"powercap: {', '.join(new[:_MOST_NAMED])} appeared: measured from the next run on"]
+        news, self._news = self._news, []
+        return news
+
     def close(self) -> None:
         for counter in self._counters.values():
             counter.close()
         self._counters = {}
+
+    def _listed(self) -> frozenset[str]:
+        try:
+            return frozenset(entry.name for entry in self._class.iterdir() if _ZONE.fullmatch(entry.name))
+        except OSError:
+            return frozenset()
 
     def _zones(self) -> tuple[list[_Zone], bool]:
         """Package and DRAM zones in order, and whether there are links that lead nowhere."""

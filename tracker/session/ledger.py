@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from tracker.energy import SLOT_US, EdgeEnergy, Findings, Stream, rules_of, slot_edges
+from tracker.energy import SLOT_US, EdgeEnergy, Findings, Rules, Stream, rules_of, slot_edges
 from tracker.records import Device, Method, Samples, Slot, Span
 from tracker.session.account import DeviceAccount
 from tracker.session.inbox import OpenSpan
@@ -139,7 +139,7 @@ class DeviceLedger:
         power_j = joules_of_twice_nj(findings.compared_power_twice_nj)
         expected_j = max(DISAGREEMENT_SHARE * max(power_j, counter_j), self._noise_j())
         disagrees = findings.compared_us >= DISAGREEMENT_MIN_US and abs(power_j - counter_j) > expected_j
-        notes = [*self.device.notes, *_notes(findings, self._rules.has_counter)]
+        notes = [*self.device.notes, *_notes(findings, self._rules)]
         if disagrees:
             watts = MICROSECONDS_PER_S / findings.compared_us
             notes.append(
@@ -388,17 +388,24 @@ class Ledger:
         return resolved
 
 
-def _notes(findings: Findings, has_counter: bool) -> Collection[str]:
+def _notes(findings: Findings, rules: Rules) -> Collection[str]:
     """What a reader of the figure must know of the readings behind it."""
+    instead = "power is used there" if rules.has_power else "energy is unknown there"
+    stood_still = findings.frozen + findings.unanchored
     counted = {
-        "the counter restarted {}: power is used there": findings.resets,
-        "the counter was beyond what the device can draw {}: power is used there": findings.implausible,
-        "the counter stood still {} while power was drawn: power is used there": findings.frozen + findings.unanchored,
+        "the counter restarted {}: " + instead: findings.resets,
+        "the counter was beyond what the device can draw {}: " + instead: findings.implausible,
         "the counter may have wrapped unseen {}: that time is left out where power is unknown": findings.overlong,
         "an impossible power was read {}: those readings are left out": findings.rejected,
     }
+    if rules.has_power:
+        counted["the counter stood still {} while power was drawn: power is used there"] = stood_still
+    elif stood_still and not findings.counter_us:
+        counted["the counter stands still: a virtual machine may show a meter that it has not"] = stood_still
+    else:
+        counted["the counter stood still {}: energy is unknown there"] = stood_still
     notes = [text.format(_times(count)) for text, count in counted.items() if count]
-    if not has_counter and findings.step_us > 0 and findings.samples > 2:
+    if not rules.has_counter and findings.step_us > 0 and findings.samples > 2:
         notes.append("readings are evenly spaced and there is no counter: aliasing with the load cannot be excluded")
     return notes
 

@@ -203,7 +203,11 @@ def _readers(db: str | Path | None) -> Iterator[RunReader]:
     target = settings_module.resolve(given).db
     yield reader_of(target)
     if "://" not in target:
-        for path in sorted(Path(f"{target}.d").glob("*.db")):
+        try:
+            beside = sorted(Path(f"{target}.d").glob("*.db"))
+        except OSError:  # a folder that is closed to this user
+            return
+        for path in beside:
             reader = reader_of(path)
             with contextlib.suppress(StoreError):  # half written, or not ours: it hides no other run
                 reader.runs(limit=1)
