@@ -21,6 +21,7 @@ UNIT_AT_END = re.compile(rf"_({'|'.join(UNITS)})$")
 # Numbers without a unit, each agreed on here. Words that could also be times or amounts only where they are positions.
 PURE = {
     *("id", "parent_id", "span_id", "device_index", "slot_value", "index", "decode_chunk.n"),
+    *("Contents.runs", "Contents.running", "Pruned.runs"),
     *("rank", "world_size", "launcher_pid", "ordinal", "attempt"),
     *("pid", "pid_start", "pid_namespace", "architecture", "version", "chunk_format", "year"),
     *("slots", "samples", "readings", "step", "tokens", "runs.limit", "runs.offset", "Tail.segment"),
@@ -105,6 +106,9 @@ def test_every_number_in_the_json_of_a_run_names_its_unit():
 
         def marks(self, run_id):
             return (records.Mark(instant, 1.0, {}),)
+
+        def notes(self, run_id):
+            return []
 
     value = records.IntensityValue("FR", 56.0, "bundled", "", "static", year=2024, raw_value=56.0)
     run = records.Run(

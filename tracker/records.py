@@ -264,6 +264,14 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
+class Note:
+    """What was said of a run after its end."""
+
+    at: datetime
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
     """One process that sampled for a run; identity enough to tell whether it still lives."""
 
@@ -282,6 +290,7 @@ class RunSource(Protocol):
     def samples(self, run_id: str) -> Sequence[Samples]: ...
     def spans(self, run_id: str) -> Sequence[Span]: ...
     def marks(self, run_id: str) -> Sequence[Mark]: ...
+    def notes(self, run_id: str) -> Sequence[Note]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,6 +346,11 @@ class Run:
         """Read from the store each time: keep the tuple if you loop over it."""
         return tuple(self.source.marks(self.id)) if self.source else ()
 
+    @property
+    def notes(self) -> tuple[Note, ...]:
+        """Read from the store each time: keep the tuple if you loop over it."""
+        return tuple(self.source.notes(self.id)) if self.source else ()
+
     def samples(self) -> tuple[Samples, ...]:
         """The raw readings, one Samples per device and segment; empty where they were pruned."""
         return tuple(self.source.samples(self.id)) if self.source else ()
@@ -348,6 +362,7 @@ class Run:
         out["emissions_kg"] = self.emissions_kg
         out["spans"] = plain(self.spans)
         out["marks"] = plain(self.marks)
+        out["notes"] = plain(self.notes)
         return out
 
     def summary(self, width: int = 80) -> str:

@@ -21,6 +21,11 @@ _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "runs": ("tracker.cli.past", "runs"),
     "show": ("tracker.cli.past", "show"),
     "compare": ("tracker.cli.past", "compare"),
+    "export": ("tracker.cli.export", "export"),
+    "tag": ("tracker.cli.editing", "tag_run"),
+    "note": ("tracker.cli.editing", "note_run"),
+    "delete": ("tracker.cli.editing", "delete"),
+    "db": ("tracker.cli.database", "db_group"),
 }
 
 

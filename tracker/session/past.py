@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tracker.records import IntColumn
 
 DEFAULT_LIMIT: Final = 20
+PAGE_RUNS: Final = 500
 SHORTEST_GAP_US: Final = 2 * MICROSECONDS_PER_S  # between two processes of a run; shorter ones are a change of leader
 
 
@@ -68,6 +69,34 @@ def runs(
     found = [run for reader in _readers(db) for run in reader.runs(**wanted, limit=at_most)]
     found.sort(key=lambda run: (run.started_at, run.id), reverse=True)
     return found[offset:at_most]
+
+
+def each_run(
+    *,
+    project: str | None = None,
+    name: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    tags: Mapping[str, str] | None = None,
+    db: str | Path | None = None,
+) -> Iterator[Run]:
+    """As runs, without a limit and not all in memory: newest first within each file that holds some."""
+    for reader in _readers(db):
+        offset = 0
+        while True:
+            page = reader.runs(
+                project=project, name=name, since=since, until=until, tags=tags, limit=PAGE_RUNS, offset=offset
+            )
+            yield from page
+            if len(page) < PAGE_RUNS:
+                break
+            offset += PAGE_RUNS
+
+
+def reader_with(run: Run) -> RunReader:
+    """The reader that a stored run came from."""
+    assert isinstance(run.source, RunReader)
+    return run.source
 
 
 def get(run_id: str, *, db: str | Path | None = None) -> Run:

@@ -246,6 +246,7 @@ class Recorder:
         if now.boottime_us - self._sealed_us >= SEAL_PERIOD_US:
             self._settle(now)
             self._write(lambda writer: self._seal(writer, now))
+            self._target.fold()
         else:
             self._write(lambda writer: self._commit(writer, now))
 

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tracker.errors import StoreError
+from tracker.session.folding import fold_quietly
 from tracker.session.past import reader_of, whole
 from tracker.store.opening import open_for_writing
 from tracker.store.writing import RunWriter
 
 if TYPE_CHECKING:
-    from tracker.records import Mark, Run, Samples, Segment, Span
+    from tracker.records import Mark, Note, Run, Samples, Segment, Span
     from tracker.store.opening import Database
 
 
@@ -33,6 +34,17 @@ class StoredSource:
     def marks(self, run_id: str) -> Sequence[Mark]:
         return reader_of(self._db).marks(run_id)
 
+    def notes(self, run_id: str) -> Sequence[Note]:
+        return reader_of(self._db).notes(run_id)
+
+
+def _is_something_else(path: Path) -> bool:
+    """Whether there is something that can be no database, such as a device: nothing of ours belongs beside it."""
+    try:
+        return path.exists() and not path.is_file() and not path.is_dir()
+    except OSError:
+        return False
+
 
 class Target:
     """Opens the first place that takes the run. Used by the writer's thread alone.
@@ -47,6 +59,7 @@ class Target:
         self.writer: RunWriter | None = None
         self._wanted = db
         self._warn = warn
+        self._has_folded = False
         self._database: Database | None = None
 
     def begin(self, run: Run, segment: Segment, argv: Sequence[str] | None) -> None:
@@ -66,6 +79,12 @@ class Target:
             outcome = f"the run is kept in {self.db}" if self.db else "nothing of the run is kept after it"
             self._warn(f"target {self._wanted}", f"{first_error}; {outcome}")
 
+    def fold(self) -> None:
+        """Take in what earlier runs could not write here; once, as it may take a while."""
+        if self.db == self._wanted and not self._has_folded:
+            self._has_folded = True
+            fold_quietly(self._wanted)
+
     def close(self) -> None:
         """Let go of the place."""
         if self.writer is not None:
@@ -79,7 +98,7 @@ class Target:
 
         yield self._wanted
         name = f"{run_id}.{re.sub(r'[^A-Za-z0-9._-]', '_', host)}.db"
-        if "://" not in self._wanted:
+        if "://" not in self._wanted and not _is_something_else(Path(self._wanted)):
             yield str(Path(f"{self._wanted}.d") / name)
         yield str(platformdirs.user_state_path("tracker", appauthor=False) / "runs" / name)
         try:

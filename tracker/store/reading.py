@@ -25,6 +25,7 @@ from tracker.records import (
     ClockPair,
     Device,
     Mark,
+    Note,
     Reading,
     Run,
     RunStatus,
@@ -231,8 +232,18 @@ class RunReader:
 
     def samples(self, run_id: str) -> list[Samples]:
         """The raw readings, one Samples per segment and device that has any, in this order."""
+        return [samples for _, samples in self.each_samples(run_id)]
+
+    def each_samples(self, run_id: str) -> Iterator[tuple[int, Samples]]:
+        """As samples, one at a time, since those of a long run fill the memory; with the number of the device."""
         with self._snapshot() as connection:
-            return [tail.samples for tail in _tails(connection, run_id, _devices(connection, run_id), everything=True)]
+            for tail in _tails(connection, run_id, _devices(connection, run_id), everything=True):
+                yield tail.device_index, tail.samples
+
+    def devices(self, run_id: str) -> tuple[Device, ...]:
+        """The devices of a run, in the order that slots number them."""
+        with self._snapshot() as connection:
+            return _devices(connection, run_id)
 
     def last_readings(self, run_id: str, of: Segment) -> dict[tuple[str, str], Reading]:
         """The newest reading of each device of a machine since its boot, by kind and key.
@@ -267,6 +278,13 @@ class RunReader:
         query = sa.select(tables.marks).where(c.run_id == run_id).order_by(c.unix_us, c.segment, c.seq)
         with self._snapshot() as connection:
             return [mapping.mark_of(row) for row in connection.execute(query)]
+
+    def notes(self, run_id: str) -> list[Note]:
+        """The notes in the order in which they were made."""
+        c = tables.notes.c
+        query = sa.select(c.unix_us, c.text).where(c.run_id == run_id).order_by(c.seq)
+        with self._snapshot() as connection:
+            return [Note(datetime_of(unix_us), text) for unix_us, text in connection.execute(query)]
 
     def slots(self, run_id: str) -> list[Slot]:
         """The energy settled so far, by device and time."""

@@ -231,6 +231,17 @@ marks: Final = Table(
     sqlite_with_rowid=False,
 )
 
+# What people, and `tracker db prune`, have to say of a run afterwards.
+notes: Final = Table(
+    "notes",
+    metadata,
+    _of_run(),
+    _key("seq"),
+    Column("unix_us", BigInteger, nullable=False),
+    Column("text", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 # Append-only, and one row for all runs that use the same value: the key is a hash of all the rest.
 intensities: Final = Table(
     "intensities",

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import sqlite3
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import cache
-from typing import Any, Final, cast
+from typing import Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import sqlite
 
 from tracker.errors import StoreError
+from tracker.machine import clock_pair
 from tracker.records import (
     ClockPair,
     Device,
@@ -32,65 +31,10 @@ from tracker.store import rows, tables
 from tracker.store.codec import HOT_COLUMNS, hot_bytes
 from tracker.store.opening import Database, checkpoint, driver_connection, store_errors
 from tracker.store.overlaps import overlapping_runs, unfinished_runs
+from tracker.store.statements import PerSecond, statements_of
 
 # Connections inherited over a fork: SQLite forbids even to close them in the child, which their end would do.
 _inherited: Final[list[sa.Connection]] = []
-
-
-class _Statements:
-    """What a writer executes again and again, built once for a dialect: building them costs more than running them."""
-
-    def __init__(self, dialect: str) -> None:
-        insert = _conflict_insert(dialect)
-        self.run = insert(tables.runs).on_conflict_do_update(
-            index_elements=["id"], set_={"status": "running", "ended_unix_us": None}
-        )
-        self.details = insert(tables.run_details).on_conflict_do_nothing()
-        self.tags = insert(tables.tags).on_conflict_do_nothing()
-        self.clocks = insert(tables.clock_pairs).on_conflict_do_nothing()
-        self.intensities = insert(tables.intensities).on_conflict_do_nothing()
-        self.spans = _replacing(insert(tables.spans), "ended_unix_us", "duration_us", "energy_j", "coverage")
-        self.pricing = _replacing(
-            insert(tables.pricings), "created_unix_us", "zone", "pue", "emissions_g", "emissions_modelled_g"
-        )
-        slots = insert(tables.slots)
-        held, more = tables.slots.c, slots.excluded
-        is_higher = sa.or_(held.max_power_mw.is_(None), more.max_power_mw > held.max_power_mw)
-        self.slots = slots.on_conflict_do_update(
-            index_elements=list(tables.slots.primary_key),
-            set_={
-                "twice_energy_nj": held.twice_energy_nj + more.twice_energy_nj,
-                "covered_us": held.covered_us + more.covered_us,
-                "max_power_mw": sa.case((is_higher, more.max_power_mw), else_=held.max_power_mw),
-            },
-        )
-        of_run: sa.BindParameter[str] = sa.bindparam("of_run")
-        c = tables.segments.c
-        self.segment = tables.segments.update().where(c.run_id == of_run, c.segment == sa.bindparam("of_segment"))
-        self.totals = tables.runs.update().where(tables.runs.c.id == of_run)
-        self.new_details = tables.run_details.update().where(tables.run_details.c.run_id == of_run)
-        devices = tables.devices.c
-        self.device_totals = tables.devices.update().where(
-            devices.run_id == of_run, devices.device_index == sa.bindparam("of_index")
-        )
-
-
-class _PerSecond:
-    """A statement as text for the driver: going through SQLAlchemy's layers each second would cost as much again."""
-
-    def __init__(self, statement: sa.Insert | sa.Update, columns: Sequence[str], dialect: sa.Dialect) -> None:
-        compiled = statement.compile(dialect=dialect, column_keys=list(columns))
-        self._text = str(compiled)
-        self._names: Sequence[str] | None = compiled.positiontup
-
-    def execute(self, connection: sa.Connection, values: rows.Row) -> None:
-        connection.exec_driver_sql(self._text, self._given(values))
-
-    def execute_raw(self, raw: sqlite3.Connection, values: rows.Row) -> None:
-        raw.execute(self._text, self._given(values))
-
-    def _given(self, values: rows.Row) -> rows.Row | tuple[Any, ...]:
-        return values if self._names is None else tuple(values[name] for name in self._names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +75,9 @@ class RunWriter:
         self._database = database
         self._whole = whole
         dialect = database.engine.dialect
-        self._statements = _statements(dialect.name)
-        self._insert_hot = _PerSecond(tables.hot_readings.insert(), tables.hot_readings.c.keys(), dialect)
-        self._note_commit = _PerSecond(
+        self._statements = statements_of(dialect.name)
+        self._insert_hot = PerSecond(tables.hot_readings.insert(), tables.hot_readings.c.keys(), dialect)
+        self._note_commit = PerSecond(
             self._statements.segment, ("last_commit_boottime_us", "last_commit_unix_us"), dialect
         )
         self._connection: sa.Connection | None = None
@@ -341,6 +285,25 @@ class RunWriter:
         ]
         return max(ends, key=_FROM_BEST_TO_WORST.index)
 
+    def add_slots(self, connection: sa.Connection, slots: Iterable[rows.Row]) -> None:
+        """Add to the energy of slots, within a transaction; the rows are those of tables.slots."""
+        more = list(slots)
+        if more:
+            connection.execute(self._statements.slots, more)
+
+    def restate(self, connection: sa.Connection, run_id: str) -> None:
+        """Work the totals of a run out anew from all its segments, within a transaction that has added some."""
+        assert self._whole is not None
+        self._run_id = run_id
+        seq = tables.pricings.c
+        self._pricing_seq = _next(connection, seq.seq, seq.run_id == run_id)
+        of_run = {"of_run": run_id}
+        connection.execute(self._statements.totals, of_run | {"status": "running"})  # so that it is judged anew
+        run = self._whole(connection, run_id)
+        if run.status != "running":
+            run = replace(run, status=self._joint_status(connection))
+        self._write_totals(connection, run, clock_pair(), is_whole=True)
+
     def close(self) -> None:
         """Close the connection. The last one of a file moves its WAL into it."""
         connection, self._connection = self._connection, None
@@ -459,21 +422,20 @@ class RunWriter:
                     for chunk in chunks
                 ],
             )
-        if slots:
-            connection.execute(
-                self._statements.slots,
-                [
-                    {
-                        "run_id": self._run_id,
-                        "device_index": self._indices[slot.device_index],
-                        "start_s": slot.start_s,
-                        "twice_energy_nj": slot.twice_energy_nj,
-                        "covered_us": slot.covered_us,
-                        "max_power_mw": slot.max_power_mw,
-                    }
-                    for slot in slots
-                ],
-            )
+        self.add_slots(
+            connection,
+            (
+                {
+                    "run_id": self._run_id,
+                    "device_index": self._indices[slot.device_index],
+                    "start_s": slot.start_s,
+                    "twice_energy_nj": slot.twice_energy_nj,
+                    "covered_us": slot.covered_us,
+                    "max_power_mw": slot.max_power_mw,
+                }
+                for slot in slots
+            ),
+        )
 
     def _write_totals(self, connection: sa.Connection, run: Run, now: ClockPair, *, is_whole: bool) -> None:
         """is_whole: the run's devices are all of its devices, in their order."""
@@ -537,27 +499,6 @@ class RunWriter:
                 for position, (use, value) in enumerate(zip(run.intensity, values, strict=True))
             ],
         )
-
-
-@cache
-def _statements(dialect: str) -> _Statements:
-    return _Statements(dialect)
-
-
-def _conflict_insert(dialect: str) -> Callable[[sa.Table], sqlite.Insert]:
-    """Makes inserts with ON CONFLICT, which the constructs of both dialects offer alike."""
-    if dialect == "postgresql":
-        from sqlalchemy.dialects import postgresql
-
-        return cast(Callable[[sa.Table], sqlite.Insert], postgresql.insert)
-    return sqlite.insert
-
-
-def _replacing(insert: sqlite.Insert, *columns: str) -> sqlite.Insert:
-    """An insert that gives these columns new values where the row is there already."""
-    return insert.on_conflict_do_update(
-        index_elements=list(insert.table.primary_key), set_={name: insert.excluded[name] for name in columns}
-    )
 
 
 def _next(connection: sa.Connection, column: sa.Column[int], condition: sa.ColumnElement[bool]) -> int:

@@ -26,6 +26,7 @@ _ENERGY_J: Final[_Ladder] = (
 _MASS_G: Final[_Ladder] = ((1_000 * GRAMS_PER_KG, "t"), (GRAMS_PER_KG, "kg"), (1, "g"), (1 / 1_000, "mg"))
 _POWER_W: Final[_Ladder] = ((1_000_000, "MW"), (1_000, "kW"), (1, "W"), (1 / 1_000, "mW"))
 
+_SIZE_BYTES: Final[_Ladder] = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B"))
 _DURATION_S: Final[_Ladder] = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"), (1 / 1_000, "ms"))
 
 _SMALLEST_SHOWN: Final = 0.001  # of the smallest unit
@@ -49,6 +50,11 @@ def power(power_w: float | None) -> str:
 def intensity(intensity_g_per_kwh: float | None) -> str:
     """A carbon intensity in g/kWh."""
     return _in_ladder(intensity_g_per_kwh, ((1, "g/kWh"),))
+
+
+def size(size_bytes: float | None) -> str:
+    """A size in bytes, kB, MB or GB."""
+    return _in_ladder(size_bytes, _SIZE_BYTES)
 
 
 def duration(duration_s: float | None) -> str:

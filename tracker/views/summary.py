@@ -104,6 +104,7 @@ def _sections(run: Run) -> list[_Section]:
     sections.append(_Section("intensity", list(_intensity(run))))
     sections.append(_Section("not measured", list(_not_measured(run))))
     sections.append(_Section("notes", list(_notes(run.devices))))
+    sections.append(_Section("noted", [f"{note.at:%Y-%m-%d}: {printable(note.text)}" for note in run.notes]))
     sections.append(_Section("warnings", [printable(warning) for warning in run.warnings]))
     return [section for section in sections if section.lines]
 
