@@ -19,6 +19,11 @@ _SAMPLE_CLOCK: Final[int] = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK
 _HAS_CLOCKS: Final = hasattr(time, "clock_gettime_ns")
 
 
+def has_boottime() -> bool:
+    """Whether the sample clock runs on through suspend."""
+    return hasattr(time, "CLOCK_BOOTTIME")
+
+
 def boottime_us() -> int:
     """The sample clock now, in µs."""
     if _HAS_CLOCKS:

@@ -14,7 +14,6 @@ from tracker.errors import SettingError
 
 GpuChoice = Literal["visible", "all", "none"] | tuple[int | str, ...]
 
-MIN_INTERVAL_S: Final = 0.05  # NVML below 50 ms disturbs the work it measures (knowledge: MangoHud PR 2104)
 MAX_INTERVAL_S: Final = 600.0
 MAX_TEXT_LENGTH: Final = 10_000
 RUN_ID_PATTERN: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -95,8 +94,8 @@ def _pue(value: object) -> float:
 
 def _interval(value: object) -> float:
     number = _number(value)
-    if not MIN_INTERVAL_S <= number <= MAX_INTERVAL_S:
-        raise ValueError(f"must be {MIN_INTERVAL_S} to {MAX_INTERVAL_S:g} seconds, not {value!r}")
+    if not 0 < number <= MAX_INTERVAL_S:
+        raise ValueError(f"must be above 0 and at most {MAX_INTERVAL_S:g} seconds, not {value!r}")
     return number
 
 

@@ -21,6 +21,7 @@ _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "runs": ("tracker.cli.past", "runs"),
     "show": ("tracker.cli.past", "show"),
     "compare": ("tracker.cli.past", "compare"),
+    "doctor": ("tracker.cli.doctor", "doctor"),
     "export": ("tracker.cli.export", "export"),
     "tag": ("tracker.cli.editing", "tag_run"),
     "note": ("tracker.cli.editing", "note_run"),
@@ -62,6 +63,7 @@ def cli() -> None:
     tracker run -- python train.py     measure a command, unchanged
     tracker runs                       list past runs
     tracker show last                  one run in full
+    tracker doctor                     what is measured here, and what not
 
     Settings come from options, then TRACKER_* variables, then tracker.toml or [tool.tracker] in pyproject.toml.
     """

@@ -91,7 +91,7 @@ class Recorder:
         self._pid = os.getpid()
         self._segment = this_segment()
         self._clock = self._segment.started
-        self._choice = _choice_of(settings)
+        self._choice = choice_of(settings)
         self._facts = RunFacts(
             id=run_id,
             name=name,
@@ -462,7 +462,8 @@ class Recorder:
         }
 
 
-def _choice_of(settings: Settings) -> IntensityChoice:
+def choice_of(settings: Settings) -> IntensityChoice:
+    """The intensity that prices a run with these settings."""
     origin = settings.origins.get("zone", "")
     return choose(
         settings.intensity_g_per_kwh,

@@ -7,6 +7,7 @@ import os
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 START_TIMEOUT_S: Final = 2.0  # what __enter__ waits at most for database and first readings (DESIGN.md, section 5)
 DEFAULT_INTERVAL_S: Final = 1.0
+MIN_INTERVAL_S: Final = 0.05  # NVML below 50 ms disturbs the work it measures (knowledge: MangoHud PR 2104)
 RAPL_MIN_INTERVAL_S: Final = 1.0
 RAPL_MAX_INTERVAL_S: Final = 30.0  # a 65 kJ counter wraps after 94 s at 700 W (knowledge, measurement 2.3)
 
@@ -101,6 +103,12 @@ def _start(name: str | None, tags: Mapping[str, str], settings: Settings) -> Liv
     state = process_state()
     for problem in settings.problems:
         state.warn_once(problem, problem)
+    if settings.interval_s is not None and settings.interval_s < MIN_INTERVAL_S:
+        told = (
+            f"interval_s {settings.interval_s:g}: readings are {MIN_INTERVAL_S:g} s apart, faster ones disturb the GPU"
+        )
+        settings = replace(settings, problems=(*settings.problems, told))
+        state.warn_once("interval", told)
     job = job_of(os.environ)
     shared_id = _shared_run_id(state, settings, job, name)
     view = view_of(settings.gpus, shown=None if shared_id is None else shown_uuids())
@@ -168,7 +176,7 @@ def _sensors(
     from tracker.sensors.rapl import RaplSensor
     from tracker.session.ranks import is_without_gpus, node_gpus
 
-    interval_s = settings.interval_s or DEFAULT_INTERVAL_S
+    interval_s = max(settings.interval_s or DEFAULT_INTERVAL_S, MIN_INTERVAL_S)
     if settings.replay is not None:
         from tracker.sensors.replay import ReplaySensor
 
@@ -184,6 +192,13 @@ def _sensors(
         launcher_pid = None if job is None else job.launcher_pid
         wanted.append((_shared(state, ("nvml", *charged), lambda: node_gpus(charged, launcher_pid)), _us(interval_s)))
     return wanted
+
+
+def sensors_here(settings: Settings) -> list[Sensor]:
+    """The sensors that a run of this process would have, made anew."""
+    from tracker.session.ranks import view_of
+
+    return [sensor for sensor, _ in _sensors(ProcessState(), settings, [view_of(settings.gpus)], None)]
 
 
 def _shared(state: ProcessState, key: tuple[str, ...], make: Any) -> Sensor:

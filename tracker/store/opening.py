@@ -15,6 +15,8 @@ close checkpoints too, alone by an exclusive lock. Readers cannot checkpoint. El
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -120,6 +122,88 @@ def _translated(label: str, cause: BaseException) -> StoreError:
         return StoreError(f"{label}: cannot be opened; is its folder there, and yours to write?")
     reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause).strip()
     return StoreError(f"{label}: {reason}")
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What can be told of a database without changing it.
+
+    Attributes:
+        label, path, version: as of a Database.
+        free_bytes: left on its file system; None: not known.
+        network: kind of the network file system that it is on; "": none.
+        trouble: why runs cannot be written there, with what to do; "": they can.
+    """
+
+    label: str
+    path: Path | None
+    version: int | None
+    free_bytes: int | None = None
+    network: str = ""
+    trouble: str = ""
+
+
+def inspect(db: str | Path, schema: Schema = CURRENT) -> Inspection:
+    """Look at a database without making, migrating or writing it."""
+    try:
+        path, url = _place(db)
+        if path is None:
+            found = _server(url, schema)
+            return Inspection(found.label, None, found.version)
+    except StoreError as exc:
+        return Inspection(str(db), None, None, trouble=str(exc))
+    version, trouble = None, ""
+    try:
+        with store_errors(str(path)):
+            _refuse_non_file(path)
+            if os.path.lexists(path) and path.stat().st_size:
+                with closing(_connect(_uri(path, "mode=ro"))) as raw:
+                    version = _version_of_file(raw, str(path))
+                _refuse_newer(version, schema, str(path))
+        folder = _nearest_folder(path)
+        target = path if os.path.lexists(path) else folder
+        if not os.access(target, os.W_OK) or not os.access(folder, os.W_OK):
+            trouble = f"{target if not os.access(target, os.W_OK) else folder}: may not be written by you"
+    except StoreError as exc:
+        trouble = str(exc)
+    return Inspection(str(path), path, version, _free_bytes(path), network_of(path), trouble)
+
+
+def _free_bytes(path: Path) -> int | None:
+    try:
+        return shutil.disk_usage(_nearest_folder(path)).free
+    except OSError:
+        return None
+
+
+def _nearest_folder(path: Path) -> Path:
+    """The folder in which the file, or the folders to it, would be made."""
+    folder = path.parent
+    while not os.path.exists(folder):  # noqa: PTH110 (Path.exists raises where looking is not allowed)
+        folder = folder.parent
+    return folder
+
+
+_NETWORK_TYPES: Final = re.compile(r"nfs4?|lustre|gpfs|beegfs|cifs|smb3?|smbfs|ceph|fuse\.\S+|9p|afs|pvfs2|wekafs")
+
+
+def network_of(path: Path, mountinfo: Path = Path("/proc/self/mountinfo")) -> str:
+    """The type of the network file system that a path is on, "" where it is on none or that is not known.
+
+    Source: proc_pid_mountinfo(5), fields 5 and 9; the types: knowledge, ecosystem 6.
+    """
+    try:
+        lines = mountinfo.read_text().splitlines()
+    except OSError:
+        return ""
+    best, kind = "", ""
+    for line in lines:
+        fields, _, rest = line.partition(" - ")
+        mount = fields.split()[4].encode().decode("unicode_escape")  # spaces are octal escapes
+        is_above = mount == "/" or str(path) == mount or str(path).startswith(f"{mount}/")
+        if is_above and len(mount) >= len(best):  # of two on one place the later one covers the other
+            best, kind = mount, rest.split()[0]
+    return kind if _NETWORK_TYPES.fullmatch(kind) else ""
 
 
 def open_for_writing(db: str | Path, schema: Schema = CURRENT) -> Database:
