@@ -9,6 +9,7 @@ import pytest
 
 from tracker.errors import SettingError, UnknownZoneError
 from tracker.intensity.choice import choose
+from tracker.intensity.tables import cloud_regions, zones
 from tracker.intensity.zone import country_of, resolve, system_zone
 
 
@@ -254,3 +255,33 @@ def test_the_world_average_asked_for_needs_no_warning() -> None:
 def test_a_wrong_zone_is_refused_even_beside_a_value_of_the_users_own() -> None:
     with pytest.raises(UnknownZoneError):
         choose(230.0, "Atlantis", environ={})
+
+
+@pytest.mark.parametrize(
+    ("text", "country", "location"),
+    [
+        ("aws:eu-west-3", "FR", "Paris"),
+        ("AWS: eu-west-3 ", "FR", "Paris"),
+        ("amazon:us-east-2", "US", "Ohio"),
+        ("gcp:europe-west9", "FR", "Paris"),
+        ("google:us-east4", "US", "Ashburn, Northern Virginia"),
+        ("azure:francecentral", "FR", "France Central"),
+    ],
+)
+def test_a_cloud_region_is_its_country_and_the_record_says_which_it_was(text, country, location):
+    choice = resolve(text, "TRACKER_ZONE")
+    assert (choice.zone, choice.origin) == (country, "setting")
+    assert choice.detail.startswith("TRACKER_ZONE: ") and location in choice.detail
+
+
+@pytest.mark.parametrize("text", ["aws:eu-west-33", "aws:", ":", "cloud9:eu-west-3", "aws:eu west 3"])
+def test_an_unknown_cloud_region_is_refused_with_what_it_may_have_meant(text):
+    with pytest.raises(UnknownZoneError, match="no cloud region") as caught:
+        resolve(text, "argument zone")
+    assert ("aws:eu-west-3" in caught.value.near) == text.startswith("aws:eu")
+    assert caught.value.near or "OPERATOR:REGION" in str(caught.value)
+
+
+def test_every_cloud_region_lies_in_a_country_with_a_row():
+    assert len(cloud_regions()) == 159
+    assert all(region.country in zones() for region in cloud_regions().values())

@@ -61,6 +61,22 @@ def countries_by_time_zone() -> Mapping[str, str]:
     return {row["time_zone"]: row["country"] for row in _records("time_zones.csv")}
 
 
+@dataclass(frozen=True, slots=True)
+class CloudRegion:
+    """A region of a cloud operator."""
+
+    provider: str
+    region: str
+    location: str
+    country: str
+
+
+@cache
+def cloud_regions() -> Mapping[tuple[str, str], CloudRegion]:
+    """Every bundled region by operator and name."""
+    return {(row["provider"], row["region"]): CloudRegion(**row) for row in _records("cloud_regions.csv")}
+
+
 def _records(name: str) -> Iterator[dict[str, str]]:
     with (_DATA / name).open(encoding="utf-8", newline="") as file:
         lines = csv.reader(line for line in file if not line.startswith("#"))

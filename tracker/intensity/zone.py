@@ -10,19 +10,29 @@ from pathlib import Path
 from typing import Final
 
 from tracker.errors import UnknownZoneError
-from tracker.intensity.tables import WORLD, countries_by_time_zone, zones
+from tracker.intensity.tables import WORLD, cloud_regions, countries_by_time_zone, zones
 from tracker.records import ZoneChoice
 
 # A sub-national code that we have no value for still says the country: "DE-BY", "DK-DK1", "US-CAL-CISO".
 _SUBDIVISION: Final = re.compile(r"([A-Z]{2})-[A-Z0-9]{1,4}(-[A-Z0-9]{1,6})*")
 # All their ISO subdivisions are in the tables, so another two letters are a slip of the pen.
 _COMPLETE_COUNTRIES: Final = frozenset({"US", "CA"})
+_PROVIDER_NAMES: Final[Mapping[str, str]] = {
+    "amazon": "aws",
+    "google": "gcp",
+    "microsoft": "azure",
+    "az": "azure",
+    "ovhcloud": "ovh",
+}
 _MAX_NEAR: Final = 4
-_EXAMPLES: Final = 'a country ("FR", "FRA", "France"), a state or province ("US-CA", "CA-QC"), "SE3", "CAMX" or "WORLD"'
+_EXAMPLES: Final = (
+    'a country ("FR", "FRA", "France"), a state or province ("US-CA", "CA-QC"), "SE3", "CAMX", a cloud region '
+    '("aws:eu-west-3") or "WORLD"'
+)
 
 
 def resolve(text: str, origin: str) -> ZoneChoice:
-    """The zone that a setting names: a code in any case, an alpha-3 code, or an unambiguous English name.
+    """The zone that a setting names: a code in any case, an alpha-3 code, an unambiguous English name, a cloud region.
 
     "CA" is Canada and "GA" Gabon: the code of a state or province is never taken without its country.
 
@@ -33,6 +43,8 @@ def resolve(text: str, origin: str) -> ZoneChoice:
     Raises:
         UnknownZoneError: no zone is called that, or more than one is.
     """
+    if ":" in text:
+        return _of_cloud(text, origin)
     key = _key(text)
     codes = _codes_by_key().get(key, ())
     if len(codes) == 1:
@@ -54,6 +66,23 @@ def resolve(text: str, origin: str) -> ZoneChoice:
         zone=text,
         near=near,
     )
+
+
+def _of_cloud(text: str, origin: str) -> ZoneChoice:
+    """The country of a cloud region, "aws:eu-west-3". Operators do not say more of where its electricity comes from."""
+    provider, _, region = (part.strip().casefold() for part in text.partition(":"))
+    provider = _PROVIDER_NAMES.get(provider, provider)
+    found = cloud_regions().get((provider, region))
+    if found is not None:
+        row = zones()[found.country]
+        return ZoneChoice(row.code, row.name, "setting", f"{origin}: {provider}:{region} ({found.location})")
+    import difflib
+
+    here = [name for operator, name in cloud_regions() if operator == provider]
+    near = tuple(f"{provider}:{name}" for name in difflib.get_close_matches(region, here, n=_MAX_NEAR))
+    operators = ", ".join(sorted({operator for operator, _ in cloud_regions()}))
+    hint = f"near to it: {', '.join(near)}" if near else f"write OPERATOR:REGION with one of {operators}"
+    raise UnknownZoneError(f"{origin}: no cloud region is called {text[:80]!r}; {hint}", zone=text, near=near)
 
 
 def country_of(code: str) -> str:
