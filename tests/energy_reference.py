@@ -134,6 +134,15 @@ def _with_counter(trace: list[_Span], readings: list[tuple[int, int]], rules: Ru
         is_traced = all(s.is_known for s in inside)
         traced = sum((s.twice_nj(s.t0_us, s.t1_us) for s in inside if s.is_known), Fraction(0))
         energy_uj = _believed_uj(c1 - c0, b - a, traced if is_traced else None, rules)
+        if energy_uj is None and c1 == c0 and is_traced and j + 1 < len(readings):
+            end, moved_uj = readings[j + 1][0], readings[j + 1][1] - c1
+            after = [s for s in trace if b <= s.t0_us and s.t1_us <= end]
+            own = sum((s.twice_nj(s.t0_us, s.t1_us) for s in after if s.is_known), Fraction(0))
+            is_late = moved_uj > 0 and (2000 * moved_uj) ** 3 > own**2 * (own + traced)
+            if all(s.is_known for s in after) and is_late and not _is_overlong(b - a, rules):
+                j += 1
+                b, inside, traced = end, inside + after, traced + own
+                energy_uj = _believed_uj(moved_uj, b - a, traced, rules)
         if energy_uj is not None:
             twice_nj = Fraction(2000 * energy_uj)
             out = [s for s in out if s not in inside]
@@ -156,7 +165,7 @@ def _believed_uj(moved_uj: int, length_us: int, traced: Fraction | None, rules: 
         return energy_uj * 1000 <= Fraction(105, 100) * limit_mw * (length_us + slack_us)
 
     modulus_uj = rules.counter_modulus_uj
-    if modulus_uj is not None and length_us >= Fraction(modulus_uj * 1000, limit_mw):
+    if _is_overlong(length_us, rules):
         return None
     if moved_uj < 0:
         return moved_uj + modulus_uj if modulus_uj is not None and is_possible(moved_uj + modulus_uj) else None
@@ -164,3 +173,9 @@ def _believed_uj(moved_uj: int, length_us: int, traced: Fraction | None, rules: 
         return moved_uj if rules.max_power_mw is None or is_possible(moved_uj) else None
     is_long = length_us >= 1_000_000 and length_us > 10 * (rules.counter_period_us or 0)
     return None if is_long and (traced is None or traced >= 2 * 10**9) else 0
+
+
+def _is_overlong(length_us: int, rules: Rules) -> bool:
+    limit_mw = 2_000_000 if rules.max_power_mw is None else rules.max_power_mw
+    modulus_uj = rules.counter_modulus_uj
+    return modulus_uj is not None and length_us >= Fraction(modulus_uj * 1000, limit_mw)

@@ -2,11 +2,13 @@
 
 import tracemalloc
 from dataclasses import replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 import pytest
 from energy_reference import RAPL_MAX_UJ, columns, gpu, part, samples_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tracker.counters import LONGEST_STRETCH
 from tracker.energy import EdgeEnergy, Piece, Rules, Stream, integrate, rules_of, slot_edges
@@ -125,6 +127,56 @@ def test_half_seconds_without_movement_count_as_one_stretch() -> None:
 
     assert joules(got) == [300, 150]
     assert got.findings.frozen == 1
+
+
+@pytest.mark.parametrize("late_s", [2, 5, 60])
+@pytest.mark.parametrize("share", [0.8, 1, 1.6])
+def test_a_counter_that_shows_late_what_it_has_counted_counts_it_once(late_s: int, share: float) -> None:
+    t_s = range(10 + late_s + 10)
+    counted_uj = [round(share * 300 * (10 if 10 <= t < 10 + late_s else t)) * S for t in t_s]
+    samples = samples_of([t * S for t in t_s], [300_000] * len(t_s), counted_uj)
+
+    got = integrate(samples, [0, t_s[-1] * S], gpu())
+
+    assert joules(got) == [counted_uj[-1] / S]
+    assert (got.findings.frozen, got.findings.implausible) == (0, 0)
+
+
+@pytest.mark.parametrize("lost_s", [2, 5, 60])
+@pytest.mark.parametrize("share", [0.6, 1, 1.2])
+def test_what_a_counter_never_counts_is_the_trace_s(lost_s: int, share: float) -> None:
+    t_s = range(10 + lost_s + 10)
+    counted_uj = [round(share * 300 * (t if t < 10 else max(10, t - lost_s))) * S for t in t_s]
+    samples = samples_of([t * S for t in t_s], [300_000] * len(t_s), counted_uj)
+
+    got = integrate(samples, [0, t_s[-1] * S], gpu())
+
+    assert joules(got) == [counted_uj[-1] / S + 300 * lost_s]
+    assert got.findings.frozen == 1
+
+
+@settings(max_examples=50)
+@given(
+    period_s=st.floats(0.2, 20),
+    share=st.floats(0.6, 1.6),
+    steps_us=st.lists(st.integers(50_000, 2 * S), min_size=60, max_size=120),
+)
+def test_a_counter_that_is_refreshed_more_seldom_than_is_thought_counts_nothing_twice(
+    period_s: float, share: float, steps_us: list[int]
+) -> None:
+    t_us = list(accumulate(steps_us))
+    power_w, period_us = 300, round(period_s * S)
+    samples = samples_of(
+        t_us, [power_w * 1000] * len(t_us), [round(share * power_w * (t // period_us * period_us)) for t in t_us]
+    )
+
+    got = integrate(samples, [t_us[0], t_us[-1]], gpu(counter_period_us=100_000))
+
+    by_power_j = power_w * (t_us[-1] - t_us[0]) / S
+    by_counter_j = share * by_power_j
+    a_refresh_j = max(1, share) * power_w * (period_us + 2 * max(steps_us)) / S
+    assert min(by_power_j, by_counter_j) - a_refresh_j <= got.total_twice_nj / 2e9
+    assert got.total_twice_nj / 2e9 <= 1.1 * max(by_power_j, by_counter_j) + a_refresh_j
 
 
 def test_a_counter_slow_to_refresh_is_not_frozen() -> None:

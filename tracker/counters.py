@@ -256,6 +256,16 @@ class _Trace(NamedTuple):
     max_power_mw: IntColumn  # (s,) -1 where not live
 
 
+class _Cells(NamedTuple):
+    """The g cells between counter readings, and what the trace says of them."""
+
+    nodes: IntColumn  # (g + 1,) knots at their ends
+    length_us: IntColumn  # (g,)
+    moved_uj: Exact  # (g,) as read: negative where the counter wrapped or restarted
+    traced_twice_nj: Exact  # (g,)
+    is_traced: BoolColumn  # (g,) the trace knows the whole cell
+
+
 class _CounterCells(NamedTuple):
     """The g cells between counter readings, and which of them are believed."""
 
@@ -418,13 +428,13 @@ def _counter_cells(
     value = stamps.counter_uj[read]
     moves = value[1:] != value[:-1]
     ends = read[np.concatenate(([True], moves)) | np.concatenate((moves, [True]))] if len(read) else read
-    nodes = np.searchsorted(knots, stamps.t_us[ends])
-    length_us = np.diff(knots[nodes])
+    cells = _cells_between(ends, stamps, knots, trace, number)
+    late = _catches_up(cells, _is_frozen(cells, rules))
+    if late.any():
+        cells = _cells_between(np.delete(ends, 1 + np.flatnonzero(late)), stamps, knots, trace, number)
+    frozen = _is_frozen(cells, rules)
+    nodes, length_us, moved_uj, traced, is_traced = cells
     length = length_us.astype(number)
-    moved_uj = np.diff(stamps.counter_uj[ends].astype(number))
-    traced = np.diff(np.concatenate((np.zeros(1, number), np.cumsum(trace.twice_energy_nj)))[nodes])
-    live_us = np.diff(np.concatenate(([0], np.cumsum(np.where(trace.is_live, np.diff(knots), 0))))[nodes])
-    is_traced = live_us == length_us
 
     modulus_uj = rules.counter_modulus_uj
     decreases = np.asarray(moved_uj < 0, bool)
@@ -438,11 +448,6 @@ def _counter_cells(
     implausible = np.zeros(len(decreases), bool)
     if rules.max_power_mw is not None:
         implausible = ~decreases & ~overlong & ~is_possible(moved_uj, length, rules.max_power_mw, rules)
-    stands = ~overlong & (moved_uj == 0) & (length_us >= SHORTEST_FROZEN_US)
-    if rules.counter_period_us is not None:
-        stands &= length_us > FROZEN_PERIODS * rules.counter_period_us
-    # What is powered uses energy: a counter that stands still is believed only where a trace agrees with it.
-    frozen = stands & ~(is_traced & np.asarray(traced < TWICE_NANOJOULES_PER_J, bool))
     is_believed = ~(overlong | resets | implausible | frozen)
     energy = np.where(is_believed, energy_uj, 0) * TWICE_NANOJOULES_PER_MICROJOULE
     compared = is_believed & is_traced
@@ -457,6 +462,41 @@ def _counter_cells(
         compared_counter_twice_nj=int(energy[compared].sum()),
         compared_power_twice_nj=int(traced[compared].sum()),
     )
+
+
+def _cells_between(ends: IntColumn, stamps: Stamps, knots: IntColumn, trace: _Trace, number: npt.DTypeLike) -> _Cells:
+    """The cells between these stamps, given by position, at each of which the counter was read."""
+    nodes = np.searchsorted(knots, stamps.t_us[ends])
+    length_us = np.diff(knots[nodes])
+    traced = np.diff(np.concatenate((np.zeros(1, number), np.cumsum(trace.twice_energy_nj)))[nodes])
+    live_us = np.diff(np.concatenate(([0], np.cumsum(np.where(trace.is_live, np.diff(knots), 0))))[nodes])
+    return _Cells(nodes, length_us, np.diff(stamps.counter_uj[ends].astype(number)), traced, live_us == length_us)
+
+
+def _is_frozen(cells: _Cells, rules: Rules) -> BoolColumn:
+    """Whether the counter stood still though energy was used."""
+    stands = np.asarray(cells.moved_uj == 0, bool) & (cells.length_us >= SHORTEST_FROZEN_US)
+    if rules.counter_period_us is not None:
+        stands &= cells.length_us > FROZEN_PERIODS * rules.counter_period_us
+    stands &= ~np.asarray(is_overlong(cells.length_us, rules), bool)
+    # What is powered uses energy: a counter that stands still is believed only where a trace agrees with it.
+    stands &= ~(cells.is_traced & np.asarray(cells.traced_twice_nj < TWICE_NANOJOULES_PER_J, bool))
+    return stands
+
+
+def _catches_up(cells: _Cells, frozen: BoolColumn) -> BoolColumn:
+    """Whether the move after a frozen cell holds the energy of that cell too: the refresh was late, nothing was lost.
+
+    By the trace: the move is nearer to what both cells used than to what its own did, in ratio, as counter and power
+    of some boards differ by a factor. Of the way from the one to the other a third decides: that a refresh is late is
+    common, that a counter goes on without what it has not shown is not.
+    """
+    own = cells.traced_twice_nj[1:].astype(float)
+    both = own + cells.traced_twice_nj[:-1].astype(float)
+    moved = cells.moved_uj[1:].astype(float) * TWICE_NANOJOULES_PER_MICROJOULE
+    is_known = cells.is_traced[:-1] & cells.is_traced[1:]
+    is_nearer_both: BoolColumn = (moved > 0) & (moved**3 > own**2 * both)
+    return frozen[:-1] & is_known & is_nearer_both
 
 
 def _before_cuts(cells: _CounterCells, cuts: IntColumn, knots: IntColumn, trace: _Trace) -> tuple[Exact, int]:
