@@ -1,6 +1,7 @@
 """Reports of GPUs measured wrong, each for its whole kind, from `track` to the stored run."""
 
 import contextlib
+import ctypes
 import sqlite3
 import time
 
@@ -116,3 +117,25 @@ def test_counter_and_power_at_odds_are_not_mixed_and_the_range_holds_both(second
     low_j, high_j = device.energy_range_j
     assert low_j <= device.energy_j and 65.32 * run.duration_s <= high_j * 1.02
     assert any("counter and power disagree" in note for note in device.notes)
+
+
+@pytest.mark.parametrize("has_counter", [True, False])
+def test_a_call_that_keeps_the_interpreters_lock_hides_no_energy(has_counter, tracked, monkeypatch):
+    # Case 417: 500 J of 1100, without a word about the hole.
+    sleep = time.sleep
+
+    def starve(_):
+        sleep(0.5)
+        ctypes.PyDLL(None).usleep(2_400_000)  # PyDLL keeps the lock
+        sleep(0.5)
+
+    monkeypatch.setattr(time, "sleep", starve)
+    gpu = Gpu((Square(100_000, 300_000, 3_600 * S),), faults=() if has_counter else (*NO_COUNTER, NO_AVERAGE))
+    run, _ = tracked(gpu, seconds=0, interval_s=0.1)
+    (device,) = gpus_of(run)
+    if has_counter:
+        assert device.energy_j == pytest.approx(300 * run.duration_s, rel=0.02)
+        return
+    assert device.coverage < 0.4
+    assert any("its energy is unknown" in note for note in device.notes)
+    assert device.energy_j == pytest.approx(300 * device.coverage * run.duration_s, rel=0.05)

@@ -260,8 +260,8 @@ def test_memory_per_reading_is_none():
     assert len(ledger._devices[0]._start_s) <= 200 // 5 + 2
 
 
-@pytest.mark.parametrize(("interval_s", "gap_s"), [(None, 5), (0.1, 5), (1.0, 5), (2.0, 6), (60.0, 180)])
-def test_the_gap_limit_is_three_periods_and_at_least_5_s(interval_s, gap_s):
+@pytest.mark.parametrize(("interval_s", "gap_s"), [(None, 3), (0.1, 2), (1.0, 3), (2.0, 6), (60.0, 180)])
+def test_the_gap_limit_is_three_periods_and_at_least_2_s(interval_s, gap_s):
     assert gap_us_of(interval_s) == gap_s * S
 
 

@@ -35,15 +35,18 @@ GPU_GAIN_SD: Final = 0.037
 GPU_OFFSET_SD_W: Final = 5.9
 COVERAGE_FACTOR: Final = 2  # k = 2: about 95 %
 GAP_PERIODS: Final = 3
-MIN_GAP_US: Final = 5 * MICROSECONDS_PER_S
+DEFAULT_PERIOD_S: Final = 1.0
+MIN_GAP_US: Final = 2 * MICROSECONDS_PER_S
+MIN_UNKNOWN_US: Final = MICROSECONDS_PER_S  # less is the edge of a run
 
 
 def gap_us_of(interval_s: float | None) -> int:
     """The longest time between two power readings over which power is interpolated.
 
-    Source: knowledge, measurement 3.2: max(3 periods, 5 s).
+    Three periods, since readings drawn within their periods lie up to two apart, and 2 s at least. A straight line over
+    more would hide what a program did while it held the interpreter's lock: three seconds at thrice the power.
     """
-    return max(MIN_GAP_US, round(GAP_PERIODS * (interval_s or 0.0) * MICROSECONDS_PER_S))
+    return max(MIN_GAP_US, round(GAP_PERIODS * (interval_s or DEFAULT_PERIOD_S) * MICROSECONDS_PER_S))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,8 +112,13 @@ def device_energy(account: DeviceAccount, duration_us: int) -> DeviceEnergy:
     if covered_us == 0:
         return unknown
     energy_j = joules_of_twice_nj(sum(account.twice_energy_nj.tolist()))
+    missing_us = duration_us - covered_us
+    notes = account.notes
+    if missing_us >= MIN_UNKNOWN_US:
+        notes = (*notes, f"of {missing_us / MICROSECONDS_PER_S:.1f} s its energy is unknown, and in no figure")
     return replace(
         unknown,
+        notes=notes,
         method=account.method,
         energy_j=energy_j,
         mean_power_w=energy_j / (covered_us / MICROSECONDS_PER_S),
