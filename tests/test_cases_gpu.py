@@ -31,10 +31,10 @@ def tracked(standin_nvml, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("TRACKER_ZONE", "FR")
     monkeypatch.chdir(tmp_path)
 
-    def tracked(*gpus, seconds=1.0, **arguments):
+    def tracked(*gpus, seconds=1.0, work=time.sleep, **arguments):
         standin_nvml.plug(*gpus, epoch_us=boottime_us())
         with tracker.track("case", **arguments) as live:
-            time.sleep(seconds)
+            work(seconds)
         return tracker.get(live.id), caplog.messages
 
     return tracked
@@ -120,18 +120,15 @@ def test_counter_and_power_at_odds_are_not_mixed_and_the_range_holds_both(second
 
 
 @pytest.mark.parametrize("has_counter", [True, False])
-def test_a_call_that_keeps_the_interpreters_lock_hides_no_energy(has_counter, tracked, monkeypatch):
+def test_a_call_that_keeps_the_interpreters_lock_hides_no_energy(has_counter, tracked):
     # Case 417: 500 J of 1100, without a word about the hole.
-    sleep = time.sleep
+    def starve(seconds):
+        time.sleep(0.5)
+        ctypes.PyDLL(None).usleep(round(seconds * 1e6))  # PyDLL keeps the lock
+        time.sleep(0.5)
 
-    def starve(_):
-        sleep(0.5)
-        ctypes.PyDLL(None).usleep(2_400_000)  # PyDLL keeps the lock
-        sleep(0.5)
-
-    monkeypatch.setattr(time, "sleep", starve)
     gpu = Gpu((Square(100_000, 300_000, 3_600 * S),), faults=() if has_counter else (*NO_COUNTER, NO_AVERAGE))
-    run, _ = tracked(gpu, seconds=0, interval_s=0.1)
+    run, _ = tracked(gpu, seconds=2.4, work=starve, interval_s=0.1)
     (device,) = gpus_of(run)
     if has_counter:
         assert device.energy_j == pytest.approx(300 * run.duration_s, rel=0.02)
