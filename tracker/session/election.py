@@ -25,8 +25,10 @@ def private_folder() -> Path:
     """The folder on this node that all processes of the user share and nobody else can write to; made if missing.
 
     Raises:
-        PlaceError: what is at its path is a link, is not the user's, or is open to others.
+        PlaceError: what is at its path is a link, is not the user's, or is open to others; or this is Windows.
     """
+    if not hasattr(os, "getuid"):  # Windows
+        raise PlaceError(errno.ENOSYS, "this system has no record locks")
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     uid = os.getuid()
     places = [Path(tempfile.gettempdir()) / f"gpu-energy-tracker-{uid}"]
