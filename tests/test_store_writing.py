@@ -110,7 +110,7 @@ def test_what_is_committed_reads_back_in_order_whether_sealed_or_not(db):
         for name in ("t_us", "power_mw", "power_known", "counter_uj", "counter_known", "power_average_known"):
             np.testing.assert_array_equal(getattr(stored, name), getattr(whole, name))
     assert gpu.device == GPU and package.device == PACKAGE
-    assert gpu.time_utc[0] == np.datetime64(START.replace(tzinfo=None), "us") + 100
+    assert gpu.time_utc[0] == np.datetime64(START.replace(tzinfo=None), "us") + np.timedelta64(100, "us")
     writer.close()
 
 
