@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 from collections import Counter
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from tracker.sampler import Sampler
 from tracker.session.writer import Writer
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from tracker.sensors.protocol import Sensor
 
 logger = logging.getLogger(__name__)
+
+MOST_WARNINGS: Final = 10
 
 
 class Finishing(Protocol):
@@ -42,12 +44,16 @@ class ProcessState:
         self._said: set[str] = set()
 
     def warn_once(self, cause: str, message: str) -> None:
-        """Log a warning, once per cause and process."""
+        """Log a warning, once per cause and process, and ten in all: the runs keep the rest."""
         with self.lock:
-            is_new = cause not in self._said
+            if cause in self._said:
+                return
             self._said.add(cause)
-        if is_new:
+            count = len(self._said)
+        if count < MOST_WARNINGS:
             logger.warning("tracker: %s", message)
+        elif count == MOST_WARNINGS:
+            logger.warning("tracker: there is more to say; each run keeps it (tracker show last)")
 
 
 _state: ProcessState | None = None

@@ -214,7 +214,7 @@ class Recorder:
         if period_us != self._periods_us[sensor.name]:
             self._state.sampler.set_period(self, sensor, period_us)
         for warning in inventory.warnings:
-            self._warn(warning, warning)
+            self._warn(warning.partition(";")[0], warning)  # what comes after ";" differs as devices come and go
         self._inbox.found(sensor, inventory)
         for device in devices:
             seed = self._seeds.pop((device.kind, device.key), None)
