@@ -21,7 +21,8 @@ UNIT_AT_END = re.compile(rf"_({'|'.join(UNITS)})$")
 # Numbers without a unit, each agreed on here. Words that could also be times or amounts only where they are positions.
 PURE = {
     *("id", "parent_id", "span_id", "device_index", "slot_value", "index", "decode_chunk.n"),
-    *("Diagnosis.run_files", "diagnosis_text.width", "wrapped.width", "Inspection.version"),
+    *("diagnosis_text.width", "DatabaseFound.run_files", "logical_cpus", "limit_cpus"),
+    *("schema_version", "schema_version_written"),
     *("Contents.runs", "Contents.running", "Pruned.runs"),
     *("rank", "world_size", "launcher_pid", "ordinal", "attempt"),
     *("pid", "pid_start", "pid_namespace", "architecture", "version", "chunk_format", "year"),

@@ -1,301 +1,325 @@
-"""What would be measured here, how, and why the rest would not: for `tracker doctor`. Nothing is written anywhere."""
+"""What a run would measure here, how, and why not the rest: for `tracker doctor`. Nothing is written anywhere."""
 
 from __future__ import annotations
 
-import getpass
+import difflib
 import importlib.metadata
-import importlib.util
 import os
 import platform
+import re
 import sqlite3
 import statistics
-import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from tracker import settings as settings_module
-from tracker.machine import has_boottime
-from tracker.records import Device, IntensityValue, NotMeasured, ZoneChoice
+from tracker.records import Device, Method
 from tracker.sensors.host import HostModel, without_measured
+from tracker.sensors.nvml import NvmlSensor
 from tracker.sensors.protocol import Inventory, Sensor
+from tracker.sensors.rapl import RaplSensor
 from tracker.session.checks import check_replay, check_zone
+from tracker.session.clashes import clashes
+from tracker.session.election import PlaceError, private_folder
 from tracker.session.folding import run_files
-from tracker.session.provenance import masked_url, tracker_version
+from tracker.session.periods import period_for
+from tracker.session.privacy import Privacy
+from tracker.session.provenance import tracker_version
 from tracker.session.recorder import choice_of
 from tracker.session.starting import sensors_here
+from tracker.session.surroundings import surroundings
 from tracker.settings import Settings
-from tracker.store.opening import Inspection, inspect
+from tracker.store.inspection import Inspection, inspect
+from tracker.store.tables import SCHEMA_VERSION
+from tracker.units import MICROJOULES_PER_J, MICROSECONDS_PER_S, MILLIJOULES_PER_J, MILLIWATTS_PER_W
+from tracker.views import amounts
+from tracker.views.findings import DatabaseFound, Diagnosis, Part, SensorFound, SettingFound
 
 _T = TypeVar("_T")
 
-SENSOR_TIMEOUT_S: Final = 20.0
+OPEN_TIMEOUT_S: Final = 30.0  # a driver that is not kept loaded takes 1 to 3 s for each GPU
+READ_TIMEOUT_S: Final = 5.0
+DATABASE_TIMEOUT_S: Final = 15.0
 READS: Final = 5
-# What says where or who one is; whether it is set is all that helps.
+LITTLE_SPACE_BYTES: Final = 200_000_000  # four days of eight GPUs read ten times a second (knowledge, ecosystem 6)
+_HINTS: Final = {NvmlSensor.name: "; does nvidia-smi answer? If not: sudo dmesg | grep -i xid, then reboot"}
+_RAPL_COUNTS: Final = 2**32  # of a register, to its modulus
+
+# What says who one is or what one works on; whether it is set is all that helps.
 _PRIVATE: Final = frozenset({"project", "run_id", "parent_id"})
+_WRONG_VALUE: Final = re.compile(r", not (['\"]).*\1; ignored$", re.DOTALL)
+_OF_PROVIDERS: Final = re.compile(r"TRACKER_[A-Z0-9_]+_(TOKEN|URL)")
+_DISTRIBUTIONS: Final = ("numpy", "sqlalchemy", "nvidia-ml-py", "psutil")
+
 _SQLITE_FLOOR: Final = (3, 26, 0)
-# Between these a checkpoint beside a writer can lose pages (knowledge, ecosystem 6).
-_WAL_RESET_FAULT: Final = ((3, 7, 0), (3, 51, 3))
+_WAL_RESET_FAULT: Final = ((3, 7, 0), (3, 51, 3))  # knowledge, ecosystem 6
 
 
-@dataclass(frozen=True, slots=True)
-class SensorReport:
-    """One sensor: what it finds and what a reading of it costs."""
+def diagnose(
+    db: str | None = None,
+    *,
+    cwd: Path | None = None,
+    open_timeout_s: float = OPEN_TIMEOUT_S,
+    read_timeout_s: float = READ_TIMEOUT_S,
+    database_timeout_s: float = DATABASE_TIMEOUT_S,
+) -> Diagnosis:
+    """Look at everything that a run in this folder would use.
 
-    name: str
-    open_s: float | None  # None: it did not return in time
-    read_s: float | None
-    devices: tuple[Device, ...] = ()
-    not_measured: tuple[NotMeasured, ...] = ()
-    warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class SettingReport:
-    """A setting as it holds, and where it came from."""
-
-    name: str
-    value: str
-    origin: str
-
-
-@dataclass(frozen=True, slots=True)
-class Diagnosis:
-    """All that doctor tells; made so that it can be shown to strangers."""
-
-    versions: Mapping[str, str]
-    system: Mapping[str, str]
-    sensors: tuple[SensorReport, ...]
-    zone: ZoneChoice | None
-    intensity: IntensityValue | None
-    settings: tuple[SettingReport, ...]
-    database: Inspection
-    run_files: int
-    problems: tuple[str, ...]  # what must be mended
-    warnings: tuple[str, ...] = field(default=())  # what should be known
-
-    @property
-    def is_well(self) -> bool:
-        return not self.problems
-
-
-def diagnose(db: str | None = None, *, cwd: Path | None = None) -> Diagnosis:
-    """Look at everything that a run would use."""
+    Args:
+        db: a path or an SQLAlchemy URL; None: by the settings.
+        cwd: the folder; default the current one.
+        open_timeout_s, read_timeout_s: for a sensor to find its devices, and for a reading of all of them.
+        database_timeout_s: for the database to be looked at.
+    """
     cwd = cwd or Path.cwd()
-    given = {} if db is None else {"db": db}
-    settings = settings_module.resolve(given, checks={"zone": check_zone, "replay": check_replay})
-    hide = _Privacy()
+    given = {} if db is None else {"db": settings_module.checked_argument("db", db)}
+    settings = settings_module.resolve(given, cwd=cwd, checks={"zone": check_zone, "replay": check_replay})
+    hide = Privacy([settings.project] if settings.project else [], home=_home(), cwd=cwd)
     choice = choice_of(settings)
-    database = inspect(settings.db)
-    sensors = tuple(_sensors(settings, hide))
-    problems = [hide.text(problem) for problem in settings.problems]
-    if database.trouble:
-        problems.append(f"database: {hide.trouble(database)}")
-    problems += _clashes(cwd)
-    sqlite_problem = _sqlite_problem()
-    warnings = [*choice.warnings, *([sqlite_problem] if sqlite_problem else [])]
-    if database.network:
-        warnings.append(
-            f"the database is on a network file system ({database.network}): several machines must not write it at"
-            " once; a database server, or a file on each, is safe"
-        )
-    waiting = len(run_files(settings.db))
-    if waiting:
-        warnings.append(f"{waiting} run files wait to be folded in: tracker db merge")
+    inspected = _within(lambda: inspect(settings.db), database_timeout_s)
+    database = _database(settings, inspected, hide)
+    sensors = tuple(_sensors(settings, hide, open_timeout_s, read_timeout_s))
+    found_clashes = clashes(cwd)
+    lock_folder, lock_trouble = _lock_folder()
+    problems = [
+        *([f"database: {database.trouble}"] if database.trouble else []),
+        *_sqlite_problems(),
+        *map(_without_private, settings.problems),
+        *(clash.text for clash in found_clashes if clash.is_fatal),
+    ]
+    warnings = [
+        *(["TRACKER_DISABLED is set: nothing is measured or recorded"] if settings.disabled else []),
+        *choice.warnings,
+        *(clash.text for clash in found_clashes if not clash.is_fatal),
+        *_unknown_variables(os.environ),
+        *_of_database(database),
+        *lock_trouble,
+        *_sqlite_warnings(),
+    ]
     return Diagnosis(
-        versions=_versions(sensors),
-        system=_system(),
+        is_well=not problems,
+        problems=tuple(map(hide.text, problems)),
+        warnings=tuple(map(hide.text, warnings)),
         sensors=sensors,
-        zone=choice.zone,
-        intensity=choice.value,
+        zone=choice.zone and replace(choice.zone, detail=hide.text(choice.zone.detail)),
+        intensity=replace(choice.value, source=hide.text(choice.value.source)),
         settings=tuple(_settings(settings, hide)),
-        database=hide.inspection(database),
-        run_files=waiting,
-        problems=tuple(problems),
-        warnings=tuple(warnings),
+        database=database,
+        lock_folder=hide.text(lock_folder),
+        system=surroundings(),
+        versions=_versions(sensors),
     )
 
 
-class _Privacy:
-    """Takes out of a text what names the user or the machine."""
-
-    def __init__(self) -> None:
-        self._home = str(Path.home())
-        try:
-            self._user = getpass.getuser()
-        except (OSError, KeyError):  # no name for this number, as in many containers
-            self._user = ""
-
-    def text(self, text: str) -> str:
-        text = masked_url(text)
-        if len(self._home) > 1:
-            text = text.replace(self._home, "~")
-        if len(self._user) > 1 and self._user != "root":
-            text = text.replace(f"/{self._user}/", "/<user>/")
-        return text
-
-    def place(self, db: str) -> str:
-        """A database as text: of a server no more than its kind, which may name hosts and people."""
-        scheme, separator, _ = db.partition("://")
-        return f"{scheme}://…" if separator else self.text(db)
-
-    def inspection(self, found: Inspection) -> Inspection:
-        return replace(found, label=self.place(found.label), path=None, trouble=self.trouble(found))
-
-    def trouble(self, found: Inspection) -> str:
-        """Why a database cannot be used; a server's own words name hosts and people."""
-        if found.trouble and found.path is None and "://" in found.label:
-            return "the server cannot be reached, or has no schema yet: `tracker db info` says why"
-        return self.text(found.trouble)
+def _home() -> Path | None:
+    try:
+        return Path.home()
+    except RuntimeError:  # neither HOME nor an entry for this user
+        return None
 
 
-def _sensors(settings: Settings, hide: _Privacy) -> list[SensorReport]:
-    reports: list[SensorReport] = []
+# Sensors
+
+
+def _sensors(settings: Settings, hide: Privacy, open_timeout_s: float, read_timeout_s: float) -> Iterator[SensorFound]:
     inventories: list[Inventory] = []
-    for sensor in sensors_here(settings):
-        report = _looked_at(sensor)
-        inventory = Inventory(report.devices, report.not_measured, report.warnings)
+    for sensor, period_us in sensors_here(settings):
+        opened = _within(sensor.open, open_timeout_s)
+        if opened.value is None:
+            trouble = f"finding devices {opened.trouble}{_HINTS.get(sensor.name, '')}"
+            yield SensorFound(sensor.name, opened.took_s, None, trouble=hide.text(trouble))
+            continue
+        inventory = opened.value
         if sensor.name == HostModel.name:
             inventory = without_measured(inventory, inventories)
         inventories.append(inventory)
-        reports.append(
-            SensorReport(
-                name=report.name,
-                open_s=report.open_s,
-                read_s=report.read_s if inventory.devices else None,
-                devices=inventory.devices,
-                not_measured=tuple(
-                    NotMeasured(part.kind, part.name, hide.text(part.reason), hide.text(part.remedy), part.key)
-                    for part in inventory.not_measured
-                ),
-                warnings=tuple(hide.text(warning) for warning in inventory.warnings),
-            )
+        took_s, trouble = _read(sensor, inventory.devices, read_timeout_s)
+        if not trouble:
+            _within(sensor.close, read_timeout_s)
+        period_s = period_for(inventory.devices, period_us, settings.interval_s) / MICROSECONDS_PER_S
+        yield SensorFound(
+            name=sensor.name,
+            open_s=opened.took_s,
+            read_s=statistics.median(took_s) if took_s else None,
+            parts=tuple(_part(hide.device(device), period_s) for device in inventory.devices),
+            not_measured=tuple(map(hide.part, inventory.not_measured)),
+            warnings=tuple(map(hide.text, inventory.warnings)),
+            trouble=hide.text(trouble),
         )
-    return reports
 
 
-def _looked_at(sensor: Sensor) -> SensorReport:
-    inventory, open_s = _within(sensor.open)
-    if inventory is None:
-        return SensorReport(sensor.name, None, None, warnings=(f"{sensor.name}: does not answer",))
+def _read(sensor: Sensor, devices: Sequence[Device], timeout_s: float) -> tuple[list[float], str]:
+    """How long some readings took, and what went wrong."""
     took_s: list[float] = []
-    if inventory.devices:
-        for _ in range(READS):
-            readings, read_s = _within(lambda: sensor.read(inventory.devices))
-            if readings is None:
-                break
-            took_s.append(read_s)
-        sensor.close()
-    return SensorReport(
-        sensor.name,
-        open_s,
-        statistics.median(took_s) if took_s else None,
-        inventory.devices,
-        inventory.not_measured,
-        inventory.warnings,
-    )
+    for _ in range(READS if devices else 0):
+        read = _within(lambda: sensor.read(devices), timeout_s)
+        if read.value is None:
+            return took_s, f"reading {read.trouble}{_HINTS.get(sensor.name, '')}"
+        took_s.append(read.took_s)
+    return took_s, ""
 
 
-def _within(call: Callable[[], _T]) -> tuple[_T | None, float]:
-    """What a call gives and how long it took; None where it does not return in time, or raises."""
+def _part(device: Device, period_s: float) -> Part:
+    method: Method = "model" if device.sensor == HostModel.name else "counter" if device.has_counter else "power"
+    counter_step_j = None
+    if device.sensor == NvmlSensor.name and device.has_counter:
+        counter_step_j = 1 / MILLIJOULES_PER_J
+    elif device.sensor == RaplSensor.name and device.counter_modulus_uj is not None:
+        counter_step_j = device.counter_modulus_uj / _RAPL_COUNTS / MICROJOULES_PER_J
+    power_step_w = 1 / MILLIWATTS_PER_W if device.sensor == NvmlSensor.name and device.has_power else None
+    return Part(device, method, period_s, counter_step_j, power_step_w)
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome(Generic[_T]):
+    """Of a call that may hang: value is None where it does, or raises, and trouble says which."""
+
+    value: _T | None
+    took_s: float
+    trouble: str
+
+
+def _within(call: Callable[[], _T], timeout_s: float) -> _Outcome[_T]:
+    """Call in a thread that is left behind when it takes longer: drivers and dead file systems never return."""
     answers: list[_T] = []
+    errors: list[Exception] = []
 
     def work() -> None:
         try:
             answers.append(call())
-        except Exception as exc:  # noqa: BLE001 (a sensor promises not to raise; doctor is there for those that break it)
-            sys.stderr.write(f"tracker: {exc!r}\n")
+        except Exception as exc:  # noqa: BLE001 (a sensor does not raise, but doctor is for what is not as it should be)
+            errors.append(exc)
 
     started_s = time.perf_counter()
-    thread = threading.Thread(target=work, daemon=True)
+    thread = threading.Thread(target=work, daemon=True, name="tracker-doctor")
     thread.start()
-    thread.join(SENSOR_TIMEOUT_S)
-    return (answers[0] if answers else None), time.perf_counter() - started_s
+    thread.join(timeout_s)
+    took_s = time.perf_counter() - started_s
+    if answers:
+        return _Outcome(answers[0], took_s, "")
+    trouble = f"failed: {errors[0]!r}" if errors else f"took longer than {amounts.duration(timeout_s)}: given up"
+    return _Outcome(None, took_s, trouble)
 
 
-def _settings(settings: Settings, hide: _Privacy) -> list[SettingReport]:
-    reports = []
-    for name in settings_module.VARIABLES:
+# Database and locks
+
+
+def _database(settings: Settings, inspected: _Outcome[Inspection], hide: Privacy) -> DatabaseFound:
+    found = inspected.value
+    if found is None:
+        # Nothing more is asked of the place.
+        return DatabaseFound(
+            hide.place(settings.db), None, None, SCHEMA_VERSION, None, None, "", 0, hide.text(inspected.trouble)
+        )
+    return DatabaseFound(
+        place=hide.place(found.label),
+        exists=found.exists,
+        schema_version=found.version,
+        schema_version_written=SCHEMA_VERSION,
+        size_bytes=found.size_bytes,
+        free_bytes=found.free_bytes,
+        network_file_system=found.network,
+        run_files=len(run_files(settings.db)),
+        trouble=hide.text(found.trouble),
+    )
+
+
+def _of_database(database: DatabaseFound) -> Iterator[str]:
+    if database.network_file_system:
+        yield (
+            f"the database is on a network file system ({database.network_file_system}), where several machines must "
+            "not write at once: give each a file of its own (TRACKER_DB), or all a database server"
+        )
+    if database.free_bytes is not None and database.free_bytes < LITTLE_SPACE_BYTES:
+        yield f"{amounts.size(database.free_bytes)} are free where the database is"
+
+
+def _lock_folder() -> tuple[str, list[str]]:
+    try:
+        return str(private_folder(is_made=False)), []
+    except PlaceError as exc:
+        return "", [f"processes of one run on this node cannot agree on one that samples: {exc.strerror}"]
+
+
+def _sqlite_problems(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> Iterator[str]:
+    if version < _SQLITE_FLOOR:
+        yield f"SQLite {_dotted(version)} is older than 3.26, which the database needs: use a newer Python"
+
+
+def _sqlite_warnings(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> Iterator[str]:
+    if _WAL_RESET_FAULT[0] <= version < _WAL_RESET_FAULT[1]:
+        yield (
+            f"SQLite {_dotted(version)} can damage a database by two checkpoints at one instant (mended in 3.51.3). "
+            "The tracker's own processes avoid that; do not write to its file with other programs while runs go on"
+        )
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
+
+
+# Settings
+
+
+def _settings(settings: Settings, hide: Privacy) -> Iterator[SettingFound]:
+    for name, variable in settings_module.VARIABLES.items():
         value: Any = getattr(settings, name)
-        if value is not None and name in _PRIVATE:
+        if value is None:
+            shown = None
+        elif name in _PRIVATE:
             shown = "(set)"
         elif name == "db":
             shown = hide.place(value)
-        elif value is None:
-            shown = "-"
+        elif isinstance(value, bool):
+            shown = str(int(value))
         else:
             shown = hide.text(",".join(map(str, value)) if isinstance(value, tuple) else str(value))
-        reports.append(SettingReport(name, shown, hide.text(settings.origins.get(name, "default"))))
-    return reports
+        yield SettingFound(name, variable, shown, hide.text(settings.origins.get(name, "default")))
+    for variable in sorted(os.environ):
+        if variable not in settings_module.VARIABLES.values() and _OF_PROVIDERS.fullmatch(variable):
+            yield SettingFound(variable.removeprefix("TRACKER_").lower(), variable, "(set)", variable)
 
 
-def _versions(sensors: Sequence[SensorReport]) -> dict[str, str]:
+def _without_private(problem: str) -> str:
+    """A wrong setting, without the value where that may name somebody."""
+    is_private = any(
+        problem.startswith(f"{settings_module.VARIABLES[name]} ") or f": {name} " in problem for name in _PRIVATE
+    )
+    return _WRONG_VALUE.sub("; ignored", problem) if is_private else problem
+
+
+def _unknown_variables(environ: Mapping[str, str]) -> Iterator[str]:
+    known = tuple(settings_module.VARIABLES.values())
+    for variable in sorted(environ):
+        if variable.startswith("TRACKER_") and variable not in known and not _OF_PROVIDERS.fullmatch(variable):
+            near = difflib.get_close_matches(variable, known, n=1)
+            yield f"no setting is called {variable}" + (f"; did you mean {near[0]}?" if near else "")
+
+
+# Versions
+
+
+def _versions(sensors: Sequence[SensorFound]) -> dict[str, str]:
     found = {"tracker": tracker_version(), "python": platform.python_version()}
-    for name in ("numpy", "sqlalchemy", "nvidia-ml-py", "psutil"):
-        found[name] = _version_of(name) or "missing"
+    for name in _DISTRIBUTIONS:
+        found[name] = _version_of(name)
     found["sqlite"] = sqlite3.sqlite_version
-    drivers = {device.attributes.get("driver", "") for sensor in sensors for device in sensor.devices}
-    for driver in sorted(drivers - {""}):
-        found["nvidia driver"] = driver
+    found["nvidia_driver"] = _attribute_of_gpus(sensors, "driver")
+    found["nvml"] = _attribute_of_gpus(sensors, "nvml")
     return found
 
 
-def _version_of(distribution: str) -> str | None:
+def _version_of(distribution: str) -> str:
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
-        return None
+        return "missing"
 
 
-def _system(environ: Mapping[str, str] = os.environ, root: Path = Path("/")) -> dict[str, str]:
-    """What kind of place this is, from facts that name nobody."""
-    kernel = platform.release()
-    kinds = {
-        "Google Colab": "COLAB_RELEASE_TAG" in environ or "COLAB_GPU" in environ,
-        "Kaggle": "KAGGLE_KERNEL_RUN_TYPE" in environ,
-        "WSL 2": "microsoft" in kernel.lower(),
-        "Kubernetes": "KUBERNETES_SERVICE_HOST" in environ,
-        "container": (root / ".dockerenv").exists() or (root / "run/.containerenv").exists(),
-        "Slurm job": "SLURM_JOB_ID" in environ,
-    }
-    return {
-        "system": f"{platform.system()} {kernel} {platform.machine()}",
-        "place": ", ".join(name for name, is_so in kinds.items() if is_so) or "plain",
-        "clock": "CLOCK_BOOTTIME" if has_boottime() else "monotonic: a suspend is told from the wall clock",
-    }
-
-
-def _sqlite_problem() -> str | None:
-    version = sqlite3.sqlite_version_info
-    if version < _SQLITE_FLOOR:
-        return f"SQLite {sqlite3.sqlite_version} is older than 3.26: databases of several runs may not open"
-    low, high = _WAL_RESET_FAULT
-    if low <= version < high:
-        return (
-            f"SQLite {sqlite3.sqlite_version} has the WAL-reset fault (mended in 3.51.3): it needs two checkpoints at"
-            " the same instant, which this tracker's writers avoid by checkpointing only large logs"
-        )
-    return None
-
-
-def _clashes(cwd: Path) -> list[str]:
-    """What hides this package or the binding that it needs."""
-    found = []
-    for path in (cwd / "tracker.py", cwd / "tracker"):
-        is_ours = path.is_dir() and (path / "sensors" / "nvml.py").exists()
-        if path.exists() and not is_ours and (path.is_file() or any(path.glob("*.py"))):
-            found.append(
-                f"{path.name} in this folder hides the package: `import tracker` finds it instead; rename it, or use"
-                " `tracker run -- python script.py`"
-            )
-    if _version_of("pynvml") and importlib.util.find_spec("pynvml") is not None:
-        found.append(
-            "the distribution pynvml is installed beside nvidia-ml-py and may shadow it: pip uninstall pynvml, then"
-            " pip install --force-reinstall nvidia-ml-py"
-        )
-    if _version_of("tracker"):
-        found.append("another distribution called tracker is installed: pip uninstall tracker")
-    return found
+def _attribute_of_gpus(sensors: Sequence[SensorFound], name: str) -> str:
+    values = (part.device.attributes.get(name) for sensor in sensors for part in sensor.parts)
+    return next(filter(None, values), "")

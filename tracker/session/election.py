@@ -21,8 +21,11 @@ class PlaceError(OSError):
     """There is no folder where a lock can be put without trusting others."""
 
 
-def private_folder() -> Path:
-    """The folder on this node that all processes of the user share and nobody else can write to; made if missing.
+def private_folder(*, is_made: bool = True) -> Path:
+    """The folder on this node that all processes of the user share and nobody else can write to.
+
+    Args:
+        is_made: it is made if missing; else it is told where it would be.
 
     Raises:
         PlaceError: what is at its path is a link, is not the user's, or is open to others; or this is Windows.
@@ -37,8 +40,11 @@ def private_folder() -> Path:
     trouble = ""
     for place in places:
         try:
-            with contextlib.suppress(FileExistsError):
-                place.mkdir(mode=_FOLDER_MODE)
+            if is_made:
+                with contextlib.suppress(FileExistsError):
+                    place.mkdir(mode=_FOLDER_MODE)
+            elif not os.path.lexists(place) and os.access(place.parent, os.W_OK):
+                return place
             found = place.lstat()
         except OSError as exc:
             trouble = f"{place}: {exc.strerror}"

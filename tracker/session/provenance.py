@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from tracker.settings import Settings
 
-_SECRET: Final = re.compile(r"token|key|secret|passw|credential|auth", re.IGNORECASE)
+SECRET_NAME: Final = re.compile(r"token|key|secret|passw|credential|auth", re.IGNORECASE)
 _URL_PASSWORD: Final = re.compile(r"(?P<before>[a-z][a-z0-9+.-]*://[^/\s:@]*):[^/\s@]*@", re.IGNORECASE)
 MASK: Final = "***"
 
@@ -29,11 +29,11 @@ def masked_argv(argv: Sequence[str]) -> list[str]:
         name, equals, _ = argument.partition("=")
         if hides_next and not argument.startswith("-"):
             masked.append(MASK)
-        elif equals and _SECRET.search(name):
+        elif equals and SECRET_NAME.search(name):
             masked.append(f"{name}={MASK}")
         else:
             masked.append(masked_url(argument))
-        hides_next = not equals and argument.startswith("-") and bool(_SECRET.search(argument))
+        hides_next = not equals and argument.startswith("-") and bool(SECRET_NAME.search(argument))
     return masked
 
 

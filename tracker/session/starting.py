@@ -194,11 +194,11 @@ def _sensors(
     return wanted
 
 
-def sensors_here(settings: Settings) -> list[Sensor]:
-    """The sensors that a run of this process would have, made anew."""
+def sensors_here(settings: Settings) -> list[tuple[Sensor, int]]:
+    """The sensors that a run of this process would have, made anew, with their periods in µs."""
     from tracker.session.ranks import view_of
 
-    return [sensor for sensor, _ in _sensors(ProcessState(), settings, [view_of(settings.gpus)], None)]
+    return _sensors(ProcessState(), settings, [view_of(settings.gpus)], None)
 
 
 def _shared(state: ProcessState, key: tuple[str, ...], make: Any) -> Sensor:

@@ -15,8 +15,6 @@ close checkpoints too, alone by an exclusive lock. Readers cannot checkpoint. El
 from __future__ import annotations
 
 import os
-import re
-import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -124,88 +122,6 @@ def _translated(label: str, cause: BaseException) -> StoreError:
     return StoreError(f"{label}: {reason}")
 
 
-@dataclass(frozen=True, slots=True)
-class Inspection:
-    """What can be told of a database without changing it.
-
-    Attributes:
-        label, path, version: as of a Database.
-        free_bytes: left on its file system; None: not known.
-        network: kind of the network file system that it is on; "": none.
-        trouble: why runs cannot be written there, with what to do; "": they can.
-    """
-
-    label: str
-    path: Path | None
-    version: int | None
-    free_bytes: int | None = None
-    network: str = ""
-    trouble: str = ""
-
-
-def inspect(db: str | Path, schema: Schema = CURRENT) -> Inspection:
-    """Look at a database without making, migrating or writing it."""
-    try:
-        path, url = _place(db)
-        if path is None:
-            found = _server(url, schema)
-            return Inspection(found.label, None, found.version)
-    except StoreError as exc:
-        return Inspection(str(db), None, None, trouble=str(exc))
-    version, trouble = None, ""
-    try:
-        with store_errors(str(path)):
-            _refuse_non_file(path)
-            if os.path.lexists(path) and path.stat().st_size:
-                with closing(_connect(_uri(path, "mode=ro"))) as raw:
-                    version = _version_of_file(raw, str(path))
-                _refuse_newer(version, schema, str(path))
-        folder = _nearest_folder(path)
-        target = path if os.path.lexists(path) else folder
-        if not os.access(target, os.W_OK) or not os.access(folder, os.W_OK):
-            trouble = f"{target if not os.access(target, os.W_OK) else folder}: may not be written by you"
-    except StoreError as exc:
-        trouble = str(exc)
-    return Inspection(str(path), path, version, _free_bytes(path), network_of(path), trouble)
-
-
-def _free_bytes(path: Path) -> int | None:
-    try:
-        return shutil.disk_usage(_nearest_folder(path)).free
-    except OSError:
-        return None
-
-
-def _nearest_folder(path: Path) -> Path:
-    """The folder in which the file, or the folders to it, would be made."""
-    folder = path.parent
-    while not os.path.exists(folder):  # noqa: PTH110 (Path.exists raises where looking is not allowed)
-        folder = folder.parent
-    return folder
-
-
-_NETWORK_TYPES: Final = re.compile(r"nfs4?|lustre|gpfs|beegfs|cifs|smb3?|smbfs|ceph|fuse\.\S+|9p|afs|pvfs2|wekafs")
-
-
-def network_of(path: Path, mountinfo: Path = Path("/proc/self/mountinfo")) -> str:
-    """The type of the network file system that a path is on, "" where it is on none or that is not known.
-
-    Source: proc_pid_mountinfo(5), fields 5 and 9; the types: knowledge, ecosystem 6.
-    """
-    try:
-        lines = mountinfo.read_text().splitlines()
-    except OSError:
-        return ""
-    best, kind = "", ""
-    for line in lines:
-        fields, _, rest = line.partition(" - ")
-        mount = fields.split()[4].encode().decode("unicode_escape")  # spaces are octal escapes
-        is_above = mount == "/" or str(path) == mount or str(path).startswith(f"{mount}/")
-        if is_above and len(mount) >= len(best):  # of two on one place the later one covers the other
-            best, kind = mount, rest.split()[0]
-    return kind if _NETWORK_TYPES.fullmatch(kind) else ""
-
-
 def open_for_writing(db: str | Path, schema: Schema = CURRENT) -> Database:
     """A database to write to. A file that is missing or empty is made one, an older one is migrated.
 
@@ -220,16 +136,16 @@ def open_for_writing(db: str | Path, schema: Schema = CURRENT) -> Database:
         SchemaTooNewError: a newer tracker wrote it.
         StoreError: it cannot be opened or written, or is a server without the schema.
     """
-    path, url = _place(db)
+    path, url = place_of(db)
     if path is None:
-        return _server(url, schema)
+        return open_server(url, schema)
     label = str(path)
     with store_errors(label):
         _make_file(path)
         engine = _file_engine(_uri(path, "mode=rw"), "BEGIN IMMEDIATE")
         with closing(_connect(_uri(path, "mode=rw"))) as raw:
-            version = _version_of_file(raw, label)
-            _refuse_newer(version, schema, label)
+            version = version_of_file(raw, label)
+            refuse_newer(version, schema, label)
             is_current = version == schema.version and raw.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
         if not is_current:
             _bring_up(engine, label, schema)
@@ -245,20 +161,20 @@ def open_for_reading(db: str | Path, schema: Schema = CURRENT) -> Database:
         NotADatabaseError: as for writing.
         StoreError: it cannot be opened, or is older and cannot be written.
     """
-    path, url = _place(db)
+    path, url = place_of(db)
     if path is None:
-        return _server(url, schema, is_newer_welcome=True)
+        return open_server(url, schema, is_newer_welcome=True)
     label = str(path)
     with store_errors(label):
         if not path.exists():
             return Database(_file_engine(_uri(path, "mode=ro"), "BEGIN"), label, path, None)
-        _refuse_non_file(path)
+        refuse_non_file(path)
         has_wal = Path(f"{path}-wal").exists()
         # Without the right to write the folder SQLite cannot make its -shm file, and needs none if nobody writes.
         is_still = not has_wal and not os.access(path.parent, os.W_OK)
         uri = _uri(path, "mode=ro&immutable=1" if is_still else "mode=ro")
         with closing(_connect(uri)) as raw:
-            version = _version_of_file(raw, label)
+            version = version_of_file(raw, label)
     if version is not None and version < schema.version:
         open_for_writing(path, schema).close()
         version = schema.version
@@ -272,7 +188,7 @@ def upgrade(db: str | Path, schema: Schema = CURRENT) -> None:
         SchemaTooNewError: a newer tracker made it.
         StoreError: it cannot be reached or changed.
     """
-    path, url = _place(db)
+    path, url = place_of(db)
     if path is not None:
         open_for_writing(path, schema).close()
         return
@@ -281,7 +197,7 @@ def upgrade(db: str | Path, schema: Schema = CURRENT) -> None:
         if connection.dialect.name == "postgresql":
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_POSTGRESQL_LOCK)))
         version = _version_of_server(connection, label)
-        _refuse_newer(version, schema, label)
+        refuse_newer(version, schema, label)
         if version != schema.version:
             _run_migrations(connection, schema)
 
@@ -303,13 +219,13 @@ def driver_connection(connection: sa.Connection) -> sqlite3.Connection:
     return cast(sqlite3.Connection, connection.connection.driver_connection)
 
 
-def _place(db: str | Path) -> tuple[Path | None, sa.URL]:
+def place_of(db: str | Path) -> tuple[Path | None, sa.URL]:
     """The file, and the URL where it is none."""
     if isinstance(db, Path) or "://" not in db:
         return Path(os.path.realpath(db)), sa.URL.create("sqlite")
     try:
         url = sa.make_url(db)
-    except ArgumentError:  # its text would repeat the URL, password and all
+    except (ArgumentError, ValueError):  # a port that is no number; their texts would repeat the URL, password and all
         raise StoreError("the database's URL cannot be read; it should look like postgresql://user@host/name") from None
     if url.get_backend_name() != "sqlite":
         return None, url
@@ -325,9 +241,13 @@ def _uri(path: Path, query: str) -> str:
 def _connect(uri: str) -> sqlite3.Connection:
     # isolation_level None: the module begins no transactions of its own. The writer's thread is not the opener's.
     connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-    if "mode=rw" in uri:  # where a reader may not write, even these fail
-        connection.execute("PRAGMA wal_autocheckpoint=0").fetchall()
-        connection.execute("PRAGMA synchronous=NORMAL")
+    try:
+        if "mode=rw" in uri:  # where a reader may not write, even these fail
+            connection.execute("PRAGMA wal_autocheckpoint=0").fetchall()
+            connection.execute("PRAGMA synchronous=NORMAL")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
@@ -344,7 +264,7 @@ def _engine_of_process(uri: str, begin: str, pid: int) -> sa.Engine:  # noqa: AR
     return engine
 
 
-def _refuse_non_file(path: Path) -> None:
+def refuse_non_file(path: Path) -> None:
     if path.is_dir():
         raise NotADatabaseError(f"{path}: is a folder; give the path of a file in it, such as {path / 'runs.db'}")
     if path.exists() and not path.is_file():
@@ -356,7 +276,7 @@ def _refuse_non_file(path: Path) -> None:
 
 def _make_file(path: Path) -> None:
     """An empty file, private to the user, where there is none; an existing one keeps its mode."""
-    _refuse_non_file(path)
+    refuse_non_file(path)
     missing = []
     folder = path.parent
     while not folder.exists():
@@ -369,7 +289,7 @@ def _make_file(path: Path) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, FILE_MODE))
 
 
-def _version_of_file(raw: sqlite3.Connection, label: str) -> int | None:
+def version_of_file(raw: sqlite3.Connection, label: str) -> int | None:
     """The schema's version; None: the database is empty.
 
     Raises:
@@ -389,7 +309,7 @@ def _version_of_file(raw: sqlite3.Connection, label: str) -> int | None:
     return int(version)
 
 
-def _refuse_newer(version: int | None, schema: Schema, label: str) -> None:
+def refuse_newer(version: int | None, schema: Schema, label: str) -> None:
     if version is not None and version > schema.version:
         raise SchemaTooNewError(
             f"{label}: a newer tracker wrote it, with schema {version}; this one writes schema {schema.version}. "
@@ -402,12 +322,12 @@ def _bring_up(engine: sa.Engine, label: str, schema: Schema) -> None:
     """Create or migrate a file, in one transaction that looks again first: others may be at it too."""
     with engine.connect() as connection:
         raw = driver_connection(connection)
-        if _version_of_file(raw, label) is None:
+        if version_of_file(raw, label) is None:
             # No data can be lost yet. The switch to WAL below writes the file and waits for all of it.
             raw.execute("PRAGMA synchronous=OFF")
         with connection.begin():
-            version = _version_of_file(raw, label)
-            _refuse_newer(version, schema, label)
+            version = version_of_file(raw, label)
+            refuse_newer(version, schema, label)
             if version is None:
                 tables.metadata.create_all(connection, checkfirst=False)
                 connection.execute(tables.alembic_version.insert(), {"version_num": schema.revision})
@@ -442,12 +362,12 @@ def _server_engine(url: sa.URL) -> tuple[sa.Engine, str]:
         raise StoreError(f"{label}: no database of this kind is known") from exc
 
 
-def _server(url: sa.URL, schema: Schema, *, is_newer_welcome: bool = False) -> Database:
+def open_server(url: sa.URL, schema: Schema, *, is_newer_welcome: bool = False) -> Database:
     engine, label = _server_engine(url)
     with store_errors(label), engine.connect() as connection:
         version = _version_of_server(connection, label)
     if not is_newer_welcome:
-        _refuse_newer(version, schema, label)
+        refuse_newer(version, schema, label)
     if version is None or version < schema.version:
         state = "has no tables of the tracker" if version is None else f"has schema {version}, not {schema.version}"
         raise StoreError(f"{label}: {state}; run `tracker db upgrade` once")

@@ -2,187 +2,250 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final, Protocol
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Final
 
-from tracker.records import Device, IntensityValue, NotMeasured, ZoneChoice
+from tracker.records import Device, NotMeasured
 from tracker.units import MICROSECONDS_PER_S
 from tracker.views import amounts
-from tracker.views.summary import KIND_LABELS
-from tracker.views.tables import printable, table, wrap
+from tracker.views.findings import DatabaseFound, Diagnosis, Part, SystemFound
+from tracker.views.summary import KIND_LABELS, beside_label
+from tracker.views.tables import columns_of, printable, table, wrap
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-_INDENT: Final = 2
+_INDENT: Final = "  "
 _LABEL: Final = 14
+_NARROWEST: Final = 32  # what a part's details take beside its name; else they stand below it
+_ORIGINS: Final = {"setting": "set by", "cloud": "from", "guessed": "GUESSED from", "world": ""}
 
 
-class _Sensor(Protocol):
-    @property
-    def name(self) -> str: ...
-    @property
-    def open_s(self) -> float | None: ...
-    @property
-    def read_s(self) -> float | None: ...
-    @property
-    def devices(self) -> tuple[Device, ...]: ...
-    @property
-    def not_measured(self) -> tuple[NotMeasured, ...]: ...
-    @property
-    def warnings(self) -> tuple[str, ...]: ...
-
-
-class _Setting(Protocol):
-    @property
-    def name(self) -> str: ...
-    @property
-    def value(self) -> str: ...
-    @property
-    def origin(self) -> str: ...
-
-
-class _Database(Protocol):
-    @property
-    def label(self) -> str: ...
-    @property
-    def version(self) -> int | None: ...
-    @property
-    def free_bytes(self) -> int | None: ...
-
-
-class Told(Protocol):
-    """A diagnosis as session.diagnosis makes it."""
-
-    @property
-    def versions(self) -> Mapping[str, str]: ...
-    @property
-    def system(self) -> Mapping[str, str]: ...
-    @property
-    def sensors(self) -> Sequence[_Sensor]: ...
-    @property
-    def zone(self) -> ZoneChoice | None: ...
-    @property
-    def intensity(self) -> IntensityValue | None: ...
-    @property
-    def settings(self) -> Sequence[_Setting]: ...
-    @property
-    def database(self) -> _Database: ...
-    @property
-    def problems(self) -> Sequence[str]: ...
-    @property
-    def warnings(self) -> Sequence[str]: ...
-
-
-def diagnosis_text(told: Told, width: int = 80) -> str:
+def diagnosis_text(told: Diagnosis, width: int = 80) -> str:
     """What will be measured here and how, what not and how to mend it, and what is set.
 
     Args:
         told: what was found.
         width: in columns of the terminal.
     """
-    out: list[str] = []
-    for lines in (_measured(told, width), _missing(told, width), _place(told, width), _settings(told, width)):
-        out += [*lines, ""]
-    out += _said("problem", told.problems, width)
-    out += _said("warning", told.warnings, width)
-    out.append("nothing to mend" if not told.problems else f"{len(told.problems)} to mend")
-    return "\n".join(out)
-
-
-def _measured(told: Told, width: int) -> Iterator[str]:
-    yield "measured here"
-    rows = [_device_row(device) for sensor in told.sensors for device in sensor.devices]
-    if not rows:
-        yield " " * _INDENT + "nothing"
-    for line in table(rows, width=width - _INDENT, flexible=(1, 3)):
-        yield " " * _INDENT + line
-    costs = [
-        f"{sensor.name} {1e3 * sensor.read_s:.2g} ms"
-        + (f" (opened in {sensor.open_s:.1f} s)" if sensor.open_s > 1 else "")
-        for sensor in told.sensors
-        if sensor.read_s is not None and sensor.open_s is not None
+    sections = [
+        list(section)
+        for section in (
+            _measured(told, width),
+            _modelled(told, width),
+            _not_measured(told, width),
+            _facts(told, width),
+            _settings(told, width),
+            _said(told, width),
+        )
     ]
-    if costs:
-        yield from wrapped("one reading", "; ".join(costs), width)
+    return "\n\n".join("\n".join(lines) for lines in sections if lines)
 
 
-def _device_row(device: Device) -> tuple[str, str, str, str]:
-    label = KIND_LABELS[device.kind]
-    name = printable(device.name.removeprefix(f"{label} "))
-    if device.kind == "gpu" and "index" in device.attributes:
-        name = f"{device.attributes['index']} {name}"
-    if device.sensor == "model":
-        return label, name, "model", f"rating {device.attributes.get('rating_w', '?')} W"
-    return label, name, "counter" if device.has_counter else "power", ", ".join(_how(device))
+def _measured(told: Diagnosis, width: int) -> Iterator[str]:
+    is_replayed = any(sensor.name == "replay" for sensor in told.sensors)
+    replayed = " (replayed: a recorded trace stands in for the hardware)" if is_replayed else ""
+    yield from wrap(f"measured here{replayed}", width)
+    parts = [part for sensor in told.sensors for part in sensor.parts if part.method != "model"]
+    yield from _parts(parts, width) if parts else (f"{_INDENT}nothing",)
 
 
-def _how(device: Device) -> Iterator[str]:
+def _modelled(told: Diagnosis, width: int) -> Iterator[str]:
+    parts = [part for sensor in told.sensors for part in sensor.parts if part.method == "model"]
+    if parts:
+        yield from wrap("modelled here (estimates, kept apart from what is measured)", width)
+        yield from _parts(parts, width)
+
+
+def _parts(parts: Sequence[Part], width: int) -> Iterator[str]:
+    """Parts with their details beside them, alike ones together."""
+    alike: dict[tuple[str, ...], list[Device]] = defaultdict(list)
+    for part in sorted(parts, key=lambda part: tuple(KIND_LABELS).index(part.device.kind)):
+        model_name = part.device.name if part.device.kind == "gpu" else ""
+        alike[KIND_LABELS[part.device.kind], model_name, part.method, printable(_how(part))].append(part.device)
+    rows = [(_numbered(label, group), _names(label, group), method) for (label, _, method, _), group in alike.items()]
+    heads = table(rows, width=width - len(_INDENT), flexible=(1,))
+    beside = max(map(columns_of, heads)) + 2 * len(_INDENT)
+    is_beside = width - beside >= _NARROWEST
+    indent = beside if is_beside else 2 * len(_INDENT)
+    for head, (*_, how) in zip(heads, alike, strict=True):
+        first, *others = wrap(how, width - indent)
+        head = _INDENT + head
+        yield head + " " * (indent - columns_of(head)) + first if is_beside else head
+        for line in others if is_beside else (first, *others):
+            yield " " * indent + line
+
+
+def _names(label: str, devices: Sequence[Device]) -> str:
+    return printable(", ".join(dict.fromkeys(beside_label(label, device.name) for device in devices)))
+
+
+def _numbered(label: str, devices: Sequence[Device]) -> str:
+    """ "GPU 0-3, 6"."""
+    spans: list[list[int]] = []
+    for index in sorted(int(device.attributes["index"]) for device in devices if "index" in device.attributes):
+        if spans and index == spans[-1][1] + 1:
+            spans[-1][1] = index
+        else:
+            spans.append([index, index])
+    numbers = ", ".join(f"{first}" if first == last else f"{first}-{last}" for first, last in spans)
+    return f"{label} {numbers}".rstrip()
+
+
+def _how(part: Part) -> str:
+    device = part.device
+    if part.method == "model":
+        return "; ".join(device.notes)
+    said = []
     if device.has_counter:
         period_us = device.counter_period_us
-        if period_us == 0:
-            yield "counter moves at each read"
-        elif period_us is not None:
-            yield f"counter each {amounts.duration(period_us / MICROSECONDS_PER_S)}"
+        moves = "now and then" if period_us is None else "at each read" if period_us == 0 else f"each {_us(period_us)}"
+        step = f", step {amounts.energy(part.counter_step_j)}" if part.counter_step_j else ""
+        said.append(f"moves {moves}{step}")
     if device.has_power:
         window_us = device.power_window_us
-        window = (
-            "window unknown" if window_us is None else f"mean of {amounts.duration(window_us / MICROSECONDS_PER_S)}"
-        )
-        yield f"power: {window}"
-    if device.attributes.get("scope") == "module":
-        yield "whole module"
+        window = "over an unknown time" if window_us is None else f"over {_us(window_us)}"
+        step = f", step {amounts.power(part.power_step_w)}" if part.power_step_w else ""
+        said.append(f"{'power beside it: ' if device.has_counter else ''}mean {window}{step}")
+    said.append(f"read each {amounts.duration(part.period_s)}")
+    return "; ".join([*said, *device.notes])
 
 
-def _missing(told: Told, width: int) -> Iterator[str]:
+def _us(period_us: int) -> str:
+    return amounts.duration(period_us / MICROSECONDS_PER_S)
+
+
+def _not_measured(told: Diagnosis, width: int) -> Iterator[str]:
     parts = [part for sensor in told.sensors for part in sensor.not_measured]
-    if not parts:
+    troubles = [f"sensor {sensor.name}: {sensor.trouble}" for sensor in told.sensors if sensor.trouble]
+    if not parts and not troubles:
         return
     yield "not measured"
-    by_reason: dict[tuple[str, str], list[str]] = {}
+    by_remedy: dict[str, dict[str, list[NotMeasured]]] = defaultdict(lambda: defaultdict(list))
     for part in parts:
-        label = KIND_LABELS[part.kind]
-        name = "" if part.name == label else part.name.removeprefix(f"{label} ")
-        by_reason.setdefault((part.reason, part.remedy), []).append(f"{label} {name}".rstrip())
-    for (reason, remedy), names in by_reason.items():
-        for line in wrap(printable(f"{', '.join(dict.fromkeys(names))}: {reason}"), width - _INDENT):
-            yield " " * _INDENT + line
+        by_remedy[part.remedy][part.reason].append(part)
+    for remedy, by_reason in by_remedy.items():
+        for reason, alike in by_reason.items():
+            yield from _wrapped_below(f"{', '.join(dict.fromkeys(map(_name_of, alike)))}: {reason}", width)
         if remedy:
-            yield " " * 2 * _INDENT + f"mend: {remedy}"  # whole, to be copied
+            yield f"{_INDENT * 2}mend: {printable(remedy)}"  # whole, to be copied
+    for trouble in troubles:
+        yield from _wrapped_below(trouble, width)
 
 
-def _place(told: Told, width: int) -> Iterator[str]:
-    zone, value = told.zone, told.intensity
-    if value is not None:
-        where = "no zone" if zone is None else f"{zone.name or zone.zone} ({zone.zone}), {zone.origin}: {zone.detail}"
-        year = "" if value.year is None else f", {value.year}"
-        told_value = f"{amounts.intensity(value.intensity_g_per_kwh)}, {value.provider} {value.dataset}{year}"
-        yield from wrapped("zone", printable(where), width)
-        yield from wrapped(
-            "intensity", printable(f"{told_value}, {value.basis}, {value.signal}, {value.status}"), width
+def _name_of(part: NotMeasured) -> str:
+    label = KIND_LABELS[part.kind]
+    return f"{label} {beside_label(label, part.name)}".rstrip()
+
+
+def _wrapped_below(text: str, width: int) -> Iterator[str]:
+    for line in wrap(printable(text), width - len(_INDENT)):
+        yield _INDENT + line
+
+
+def _facts(told: Diagnosis, width: int) -> Iterator[str]:
+    costs = [
+        f"{sensor.name} {amounts.duration(sensor.read_s)} (opened in {amounts.duration(sensor.open_s)})"
+        for sensor in told.sensors
+        if sensor.read_s is not None
+    ]
+    lines = {
+        "one reading": ", ".join(costs),
+        "zone": _zone(told),
+        "intensity": _intensity(told),
+        "source": told.intensity.source if told.intensity.provider != "user" else "",
+        "database": _database(told.database),
+        "locks": told.lock_folder,
+        "system": _system(told.system),
+        "clock": "CLOCK_BOOTTIME"
+        if told.system.clock == "CLOCK_BOOTTIME"
+        else "monotonic, without CLOCK_BOOTTIME: a suspend is found against the wall clock",
+        "versions": ", ".join(
+            f"{name.replace('_', ' ')} {version}" for name, version in told.versions.items() if version
+        ),
+    }
+    for label, text in lines.items():
+        if text:
+            yield from _wrapped(label, text, width)
+
+
+def _zone(told: Diagnosis) -> str:
+    zone = told.zone
+    if zone is None:
+        return "none, beside an intensity of your own"
+    return f"{zone.name} ({zone.zone}), {_ORIGINS[zone.origin]} {zone.detail}".replace(",  ", ", ")
+
+
+def _intensity(told: Diagnosis) -> str:
+    value = told.intensity
+    if value.provider == "user":
+        return f"{amounts.intensity(value.intensity_g_per_kwh)}, your own value ({value.source}), basis {value.basis}"
+    of_zone = f"of {value.zone}, " if told.zone is not None and value.zone != told.zone.zone else ""
+    parts = (
+        f"{amounts.intensity(value.intensity_g_per_kwh)} {of_zone}".rstrip(", "),
+        f"bundled {value.dataset}" if value.provider == "bundled" else f"{value.provider} {value.dataset}".strip(),
+        str(value.year or ""),
+        f"basis {value.basis}",
+        value.accounting if value.accounting != "unknown" else "",
+        value.signal,
+        value.status,
+    )
+    return ", ".join(filter(None, parts))
+
+
+def _database(database: DatabaseFound) -> str:
+    written = database.schema_version_written
+    if database.schema_version is None:
+        state = (
+            "not made yet" if database.exists is False else "empty" if database.size_bytes == 0 else "schema unknown"
         )
-    database = told.database
-    state = "not made yet" if database.version is None else f"schema {database.version}"
-    free = "" if database.free_bytes is None else f", {amounts.size(database.free_bytes)} free"
-    yield from wrapped("database", f"{printable(database.label)} ({state}{free})", width)
-    yield from wrapped("system", ", ".join(told.system.values()), width)
-    yield from wrapped("versions", ", ".join(f"{name} {version}" for name, version in told.versions.items()), width)
+    elif database.schema_version < written:
+        state = f"schema {database.schema_version}: the next run migrates it to {written}"
+    else:
+        state = f"schema {database.schema_version}"
+    parts = (
+        state,
+        amounts.size(database.size_bytes) if database.size_bytes else "",
+        "CANNOT BE USED" if database.trouble else "",
+        f"on {database.network_file_system}" if database.network_file_system else "",
+        "" if database.free_bytes is None else f"{amounts.size(database.free_bytes)} free",
+    )
+    waiting = f"; run files to be folded in: {database.run_files} (tracker db merge)" if database.run_files else ""
+    return f"{database.place}: {', '.join(filter(None, parts))}{waiting}"
 
 
-def _settings(told: Told, width: int) -> Iterator[str]:
+def _system(system: SystemFound) -> str:
+    cpus = "" if system.logical_cpus is None else f"{system.logical_cpus} CPUs"
+    if cpus and system.limit_cpus is not None:
+        cpus = f"{system.limit_cpus:.3g} of {cpus} by control group"
+    memory = "" if system.memory_bytes is None else amounts.size(system.memory_bytes)
+    if memory and system.limit_memory_bytes is not None:
+        memory = f"{amounts.size(system.limit_memory_bytes)} of {memory} by control group"
+    own_numbers = "process numbers of its own" if system.pid_namespace == "own" else ""
+    parts = (system.system, *system.places, system.cpu, cpus, f"memory {memory}" if memory else "", own_numbers)
+    return ", ".join(filter(None, parts))
+
+
+def _settings(told: Diagnosis, width: int) -> Iterator[str]:
     yield "settings"
-    rows = [(setting.name, printable(setting.value), printable(setting.origin)) for setting in told.settings]
-    for line in table(rows, width=width - _INDENT, flexible=(1, 2)):
-        yield " " * _INDENT + line
+    rows = [
+        (setting.name, printable("-" if setting.value is None else setting.value), printable(setting.origin))
+        for setting in told.settings
+    ]
+    for line in table(rows, width=width - len(_INDENT), flexible=(1, 2)):
+        yield _INDENT + line
 
 
-def _said(label: str, texts: Sequence[str], width: int) -> Iterator[str]:
-    for text in texts:
-        yield from wrapped(label, printable(text), width)
+def _said(told: Diagnosis, width: int) -> Iterator[str]:
+    missing = {f"{part.name}: {part.reason}" for sensor in told.sensors for part in sensor.not_measured}
+    of_sensors = (warning for sensor in told.sensors for warning in sensor.warnings if warning not in missing)
+    warnings = [*told.warnings, *of_sensors]
+    for label, texts in (("problem", told.problems), ("warning", warnings)):
+        for text in texts:
+            yield from _wrapped(label, text, width)
+    yield "no problems" if told.is_well else f"problems: {len(told.problems)}"
 
 
-def wrapped(label: str, text: str, width: int) -> Iterator[str]:
+def _wrapped(label: str, text: str, width: int) -> Iterator[str]:
     """A label and its text beside it."""
-    for line in wrap(text, width - _LABEL):
+    for line in wrap(printable(text), width - _LABEL):
         yield f"{label:<{_LABEL}}{line}"
         label = ""

@@ -175,7 +175,7 @@ def _rows(devices: Iterable[DeviceEnergy]) -> list[tuple[str, ...]]:
     by_kind = sorted(devices, key=lambda d: _KINDS.index(d.kind))
     for alike in _grouped(by_kind, lambda d: (d.kind, d.name, d.method)).values():
         label = KIND_LABELS[alike[0].kind]
-        name = printable(_beside_label(label, alike[0].name))
+        name = printable(beside_label(label, alike[0].name))
         if len(alike) == 1:
             rows.append(_row(label, name, alike))
         elif len(alike) <= _FEW:
@@ -299,10 +299,10 @@ def _not_measured(run: Run) -> Iterator[str]:
 
 def _part_name(part: NotMeasured) -> str:
     label = KIND_LABELS[part.kind]
-    return f"{label} {_beside_label(label, part.name)}".rstrip()
+    return f"{label} {beside_label(label, part.name)}".rstrip()
 
 
-def _beside_label(label: str, name: str) -> str:
+def beside_label(label: str, name: str) -> str:
     """A part's name where its kind stands before it: "CPU package-0" would say CPU twice."""
     return "" if name == label else name.removeprefix(f"{label} ")
 
