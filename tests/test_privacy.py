@@ -32,6 +32,7 @@ HIDE = Privacy(
         ("/scratch/alice.b+c/secret-llm/runs.db", "/scratch/<user>/<project>/runs.db"),
         ("/data/gpu07/x on gpu07.cluster.example:/x", "/data/<host>/x on <host>:/x"),
         ("/data/two words/runs.db", "/data/<project>/runs.db"),
+        ("replayed from secret-llm.csv by alice", "replayed from <project>.csv by alice"),
         ("/home/bob/shared/runs.db", "/home/<user>/shared/runs.db"),
         (r"C:\Users\bob\runs.db", r"C:\Users\<user>\runs.db"),
         ("chmod g+r /sys/class/powercap/*/energy_uj", "chmod g+r /sys/class/powercap/*/energy_uj"),

@@ -151,9 +151,14 @@ def test_no_part_of_a_reason_or_a_warning_is_cut_off_where_it_is_narrow():
 
 
 def test_what_is_replayed_says_so():
-    replayed = replace(TOLD, sensors=(SensorFound("replay", 0.0, 0.0, (gpu(0),)),))
+    nameless = replace(gpu(0).device, attributes={})
+    parts = tuple(replace(gpu(0), device=replace(nameless, key=f"trace-{index}")) for index in range(8))
+    replayed = replace(TOLD, sensors=(SensorFound("replay", 0.0, 0.0, parts),))
 
-    assert diagnosis_text(replayed).startswith("measured here (replayed: a recorded trace stands in for the hardware)")
+    head, first, *_ = diagnosis_text(replayed).splitlines()
+
+    assert head == "measured here (replayed: a recorded trace stands in for the hardware)"
+    assert first.startswith("  GPU  8 x NVIDIA H100 80GB HBM3  counter  ")
 
 
 @pytest.mark.parametrize(

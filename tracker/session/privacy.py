@@ -19,7 +19,7 @@ _SHORTEST_SECRET: Final = 8  # what is shorter stands in other words by chance
 _URL: Final = re.compile(r"\b([a-z][a-z0-9+.-]*:/{1,2})(\S*@)?([^\s?]*)(\?\S*)?", re.IGNORECASE)
 _UUID: Final = re.compile(r"\b((?:GPU|MIG)-[0-9a-f]{8})-[0-9a-f-]{4,}", re.IGNORECASE)
 _SOMEBODYS_HOME: Final = re.compile(r"(/home/|/Users/|\\Users\\)[^/\\\s:;,'\"]+")
-_PATH: Final = re.compile(r"\S*[/\\]\S*")
+_PATH: Final = re.compile(r"\S*([/\\]|\.\w)\S*")  # or the name of a file
 _IMPERSONAL: Final = frozenset({"root", "localhost", "user", "users", "home"})
 _FEWEST_PARTS: Final = 3  # of an absolute path that is shown from here: /data/team; "/dev" stays "/dev" wherever one is
 
@@ -28,8 +28,8 @@ class Privacy:
     """Takes out of texts what is nobody else's business.
 
     The home folder becomes ~, and other paths are shown as seen from the current folder, whose parents are often named
-    after projects. The user's, the machine's and the project's names become <user>, <host> and <project> in paths, the
-    only place where they are to be expected. URLs keep neither user, password nor query, and GPUs the beginning of
+    after projects. The user's, the machine's and the project's names become <user>, <host> and <project> in names of
+    files, the only place where they are to be expected. URLs keep neither user, password nor query, and GPUs the beginning of
     their UUID.
 
     Args:

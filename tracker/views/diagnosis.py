@@ -75,7 +75,9 @@ def _parts(parts: Sequence[Part], width: int) -> Iterator[str]:
 
 
 def _names(label: str, devices: Sequence[Device]) -> str:
-    return printable(", ".join(dict.fromkeys(beside_label(label, device.name) for device in devices)))
+    names = ", ".join(dict.fromkeys(beside_label(label, device.name) for device in devices))
+    is_counted = len(devices) > 1 and devices[0].kind == "gpu" and "index" not in devices[0].attributes
+    return printable(f"{len(devices)} x {names}" if is_counted else names)
 
 
 def _numbered(label: str, devices: Sequence[Device]) -> str:
