@@ -29,8 +29,8 @@ class Privacy:
 
     The home folder becomes ~, and other paths are shown as seen from the current folder, whose parents are often named
     after projects. The user's, the machine's and the project's names become <user>, <host> and <project> in names of
-    files, the only place where they are to be expected. URLs keep neither user, password nor query, and GPUs the beginning of
-    their UUID.
+    files, the only place where they are to be expected. URLs keep neither user, password nor query, and of a GPU's UUID
+    the beginning is kept.
 
     Args:
         projects: names of projects.
