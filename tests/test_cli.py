@@ -108,8 +108,8 @@ time.sleep(30)
 def test_a_terminal_stays_a_terminal_and_its_ctrl_c_is_felt_once():
     code = """
 import sys, time
-print("tty", sys.stdin.isatty(), sys.stdout.isatty(), flush=True)
 try:
+    print("tty", sys.stdin.isatty(), sys.stdout.isatty(), flush=True)
     time.sleep(30)
 except KeyboardInterrupt:
     print("interrupted once", flush=True)

@@ -113,7 +113,7 @@ def get(run_id: str, *, db: str | Path | None = None) -> Run:
             return newest[0]
     try:
         return main.get(run_id)
-    except RunNotFoundError:
+    except (RunNotFoundError, StoreError):  # a run file may hold it because the database cannot be used
         for reader in others:
             with contextlib.suppress(RunNotFoundError):
                 return reader.get(run_id)

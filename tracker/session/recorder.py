@@ -52,6 +52,7 @@ LAST_READING_TIMEOUT_S: Final = 2.0
 LAST_COMMIT_TIMEOUT_S: Final = 10.0
 SNAPSHOT_TIMEOUT_S: Final = 5.0
 NO_COUNTER_PERIOD_US: Final = MICROSECONDS_PER_S // 10
+FIRST_PATIENCE_S: Final = 5.0  # with a database that takes nothing
 UNUSED_PERIOD_US: Final = 3600 * MICROSECONDS_PER_S  # of a sensor whose devices this run leaves out
 
 
@@ -110,6 +111,8 @@ class Recorder:
         self._inventories: list[Inventory] = []  # of the sensors opened so far
         self._cost_before = (state.sampler.cost(), state.writer.cpu_s)
         self._final: Run | None = None
+        self._first_failure_s: float | None = None  # of the commits that fail now
+        self._patience_s = FIRST_PATIENCE_S
         # The writer's: what has come in, and what of it the database has not taken yet.
         self._not_measured: list[NotMeasured] = []
         self._warnings: list[str] = list(settings.problems)
@@ -309,7 +312,7 @@ class Recorder:
         if unused is not None and self._settings.parent_id is None:  # else the parent says it
             self._state.warn_once("unused GPUs", unused)
         self._final = run
-        self._write(lambda writer: self._end(writer, run, now))
+        self._write(lambda writer: self._end(writer, run, now), is_last=True)
         self._target.close()
 
     def _with_overlaps(self, run: Run, now: ClockPair) -> Run:
@@ -371,18 +374,36 @@ class Recorder:
         self._spans += settlement.spans
         self._rows = array("q")
 
-    def _write(self, work: Any) -> None:
-        """Have the database take what it has not taken yet; what fails is tried again with the next commit."""
+    def _write(self, work: Any, *, is_last: bool = False) -> None:
+        """Have the database take what it has not taken yet.
+
+        What fails is tried again with the next commit. Where it goes on failing, or there is no next one, the whole run
+        moves elsewhere.
+        """
         writer = self._target.writer
         if writer is None:
             return
         try:
+            self._target.check()
             if self._devices:
                 writer.add_devices(self._devices)
                 self._devices = []
             work(writer)
+            self._first_failure_s = None
         except StoreError as exc:
-            self._warn(f"commit {self._target.db}", f"{exc}; readings are kept in memory until it takes them")
+            place, now_s = self._target.db, time.monotonic()
+            if self._first_failure_s is None:
+                self._first_failure_s = now_s
+            is_time = is_last or self._target.is_gone or now_s - self._first_failure_s >= self._patience_s
+            if is_time and self._target.move(self._facts.id, self._segment.host):
+                self._first_failure_s = None
+                self._warn(f"moved {place}", f"{exc}; the run is kept in {self._target.db}")
+                self._write(work)
+                return
+            if is_time:
+                self._patience_s *= 2
+            what = "what was not written is lost" if is_last else "readings are kept in memory until it takes them"
+            self._warn(f"commit {place}", f"{exc}; {what}")
 
     def _commit(self, writer: RunWriter, now: ClockPair) -> None:
         if self._chunks:  # a seal has failed: it comes first
@@ -398,7 +419,7 @@ class Recorder:
 
     def _end(self, writer: RunWriter, run: Run, now: ClockPair) -> None:
         stored = writer.finish(run, self._chunks, self._slots, now, spans=self._spans, marks=self._marks)
-        self._final = replace(stored, source=run.source)
+        self._final = replace(stored, source=StoredSource(self._target.db) if self._target.db else None)
         self._chunks, self._slots, self._spans, self._marks = [], [], [], []
 
     def _record(self, accounts: Sequence[DeviceAccount], status: RunStatus, until_us: int) -> Run:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -10,6 +10,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from tracker.errors import StoreError
+from tracker.records import Run
 from tracker.store import tables
 from tracker.store.opening import Database, open_for_reading, open_for_writing, store_errors
 from tracker.store.reading import RunReader
@@ -62,27 +63,27 @@ def merge(db: str | Path, file: Path, whole: Whole) -> Merged:
         if run.status == "running":
             kept[run.id] = "it is still being written"
             continue
-        _merge_run(target, source, run.id, whole)
+        with store_errors(source.label), source.engine.connect() as given:
+            _merge_run(target, given, run.id, whole)
         merged.append(run.id)
     return Merged(tuple(merged), kept)
 
 
-def _merge_run(target: Database, source: Database, run_id: str, whole: Whole) -> None:
-    with (
-        store_errors(source.label),
-        source.engine.connect() as given,
-        store_errors(target.label),
-        target.engine.connect() as connection,
-        connection.begin(),
-    ):
+def _merge_run(target: Database, given: sa.Connection, run_id: str, whole: Whole) -> None:
+    with store_errors(target.label), target.engine.connect() as connection, connection.begin():
         insert = conflict_insert(connection.dialect.name)
         is_new = not connection.execute(sa.select(tables.runs.c.id).where(tables.runs.c.id == run_id)).first()
         segments, has_new_segments = _numbers(given, connection, tables.segments, run_id, _IDENTITY)
-        if not is_new and not has_new_segments:
+        outdated = _outdated(given, connection, run_id, segments)
+        if not is_new and not has_new_segments and not outdated:
             return  # it was merged before
         devices, _ = _numbers(given, connection, tables.devices, run_id, ("host", "kind", "key"))
-        run = _rows(given, tables.runs, run_id, column="id")
-        connection.execute(insert(tables.runs).on_conflict_do_nothing(), next(iter(run)))
+        if outdated:
+            _clear(connection, run_id, outdated, devices.values())
+        run = next(_rows(given, tables.runs, run_id, column="id"), None)
+        if run is None:
+            raise StoreError(f"run {run_id} cannot be read any more")
+        connection.execute(insert(tables.runs).on_conflict_do_nothing(), run)
         for table in _OF_RUN:
             _add(connection, insert, table, _rows(given, table, run_id))
         for table, numbers, column in (
@@ -104,6 +105,19 @@ def _merge_run(target: Database, source: Database, run_id: str, whole: Whole) ->
             writer.restate(connection, run_id)
 
 
+def copy_run(given: sa.Connection, target: Database, run_id: str) -> None:
+    """Put a run into a database that has none of its id, as it stands, whoever writes it.
+
+    Raises:
+        StoreError: the target cannot be written.
+    """
+
+    def refused(_: sa.Connection, run_id: str) -> Run:
+        raise StoreError(f"run {run_id} is there already")
+
+    _merge_run(target, given, run_id, refused)
+
+
 def _numbers(
     given: sa.Connection, connection: sa.Connection, table: sa.Table, run_id: str, identity: tuple[str, ...]
 ) -> tuple[dict[int, int], bool]:
@@ -122,6 +136,23 @@ def _numbers(
             here[key] = next_number
             next_number += 1
     return {old: here[key] for key, old in there.items()}, is_any_new
+
+
+def _outdated(given: sa.Connection, connection: sa.Connection, run_id: str, segments: Mapping[int, int]) -> list[int]:
+    """The target's segments that the source holds to a later commit: their run moved there while it went on."""
+    c = tables.segments.c
+    query = sa.select(c.segment, c.last_commit_unix_us).where(c.run_id == run_id)
+    here = {row.segment: row.last_commit_unix_us for row in connection.execute(query)}
+    there = {segments[row.segment]: row.last_commit_unix_us for row in given.execute(query)}
+    return [number for number, last_us in there.items() if number in here and last_us > here[number]]
+
+
+def _clear(connection: sa.Connection, run_id: str, segments: list[int], devices: Iterable[int]) -> None:
+    """Make room for segments that the source holds whole, and for all energy of their machine's devices."""
+    for table in (tables.segments, *_OF_SEGMENT):
+        connection.execute(table.delete().where(table.c.run_id == run_id, table.c.segment.in_(segments)))
+    slots = tables.slots
+    connection.execute(slots.delete().where(slots.c.run_id == run_id, slots.c.device_index.in_(list(devices))))
 
 
 def _rows(given: sa.Connection, table: sa.Table, run_id: str, column: str = "run_id") -> Iterator[dict[str, Any]]:

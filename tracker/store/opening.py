@@ -40,6 +40,7 @@ FOLDER_MODE: Final = 0o700
 
 _MARKS_OF_OURS: Final = {"runs", "segments", "hot_readings", "alembic_version"}
 _POSTGRESQL_LOCK: Final = 0x74726163  # "trac": any number that others are unlikely to take
+BEGIN: Final = "tracker begin"  # in Connection.info: how its transactions begin, if not as its engine's
 _SMALLEST_PAGE_BYTES: Final = 512
 _RETRY_S: Final = 0.01
 
@@ -260,7 +261,7 @@ def _file_engine(uri: str, begin: str) -> sa.Engine:
 def _engine_of_process(uri: str, begin: str, pid: int) -> sa.Engine:  # noqa: ARG001 (a part of the key)
     # By process: another thread may have held a lock of the engine when this one was forked.
     engine = sa.create_engine("sqlite://", creator=lambda: _connect(uri), poolclass=NullPool, hide_parameters=True)
-    sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
+    sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(connection.info.get(BEGIN, begin)))
     return engine
 
 

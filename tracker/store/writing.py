@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sqlite3
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,7 +30,7 @@ from tracker.records import (
 )
 from tracker.store import rows, tables
 from tracker.store.codec import HOT_COLUMNS, hot_bytes
-from tracker.store.opening import Database, checkpoint, driver_connection, store_errors
+from tracker.store.opening import BEGIN, Database, checkpoint, driver_connection, store_errors
 from tracker.store.overlaps import overlapping_runs, unfinished_runs
 from tracker.store.statements import PerSecond, statements_of
 
@@ -120,6 +121,21 @@ class RunWriter:
             connection.execute(tables.segments.insert(), self._of_segment() | rows.segment_row(segment))
             self._write_clocks(connection, segment.started)
             self._write_pricing(connection, run, segment.started)
+
+    def moved_to(self, database: Database) -> RunWriter:
+        """A writer that goes on with the run in another database, into which all of it has been copied."""
+        other = copy.copy(self)
+        other._database, other._connection = database, None
+        return other
+
+    @contextmanager
+    def as_it_is(self) -> Iterator[sa.Connection]:
+        """A transaction to read what is written here, also where the file has no name any more."""
+        if self._connection is None:
+            raise StoreError(f"{self._database.label}: nothing has been written there")
+        self._connection.info[BEGIN] = "BEGIN"  # SQLite refuses even the right to write such a file
+        with store_errors(self._database.label), self._connection.begin():
+            yield self._connection
 
     def count_segments(self) -> int:
         """How many processes have been in the run."""
