@@ -1,17 +1,21 @@
 """What GPUs and their driver do in the field, played by the stand-in: no figure leaves what the readings allow."""
 
+import threading
 from array import array
+from dataclasses import replace
 from typing import Any
 
+import pynvml
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from standin.nvml import GPU_IS_LOST, NOT_SUPPORTED, UNKNOWN, Const, Fault, Gpu, StandinNvml
+from standin.nvml import GPU_IS_LOST, NOT_SUPPORTED, UNKNOWN, Const, Delay, Fault, Gpu, Lie, StandinNvml
 
 from tracker.energy import integrate, rules_of
 from tracker.records import Device, Reading
 from tracker.sensors.nvml import NvmlSensor
-from tracker.sensors.protocol import Inventory
+from tracker.sensors.nvml_errors import rule_of
+from tracker.sensors.protocol import GivenUpError, Inventory
 from tracker.session.account import gap_us_of
 from tracker.store.codec import append_reading, hot_bytes, hot_rows, samples_of_hot
 
@@ -28,7 +32,7 @@ class Run:
         self.standin = standin
         standin.plug(*gpus)
         standin.set_time_us(START_US)
-        self.sensor = NvmlSensor(clock_us=standin.clock_us, pause_s=lambda _: None)
+        self.sensor = NvmlSensor(clock_us=standin.clock_us, pause_s=standin.pause_s)
         self.inventory: Inventory = self.sensor.open()
         self.readings: dict[str, list[Reading]] = {device.key: [] for device in self.inventory.devices}
         self.news: list[str] = []
@@ -65,7 +69,7 @@ def test_a_lost_gpu_has_its_energy_up_to_its_last_reading_and_the_other_all(stan
     living, gone = run.inventory.devices
     assert run.energy(living, 60)[:2] == (6000.0, 60.0)
     assert run.energy(gone, 60)[:2] == (2000.0, 10.0)
-    assert len(run.news) == 1 and run.news[0].startswith("GPU 1 ") and "does not answer" in run.news[0]
+    assert len(run.news) == 1 and run.news[0].startswith("GPU 1 (Stand-in GPU): no answer")
 
 
 def test_a_gpu_that_comes_back_is_found_by_its_uuid_and_its_counter_carries_the_energy(standin_nvml):
@@ -73,8 +77,7 @@ def test_a_gpu_that_comes_back_is_found_by_its_uuid_and_its_counter_carries_the_
     run.go_on(0, 60)
     (device,) = run.inventory.devices
     assert run.energy(device, 60)[:2] == (12_000.0, 60.0)
-    assert [news.rpartition(")")[2] or news.partition(") ")[2] for news in run.news][-1] == " answers again"
-    assert len(run.news) == 2
+    assert len(run.news) == 2 and run.news[1] == "GPU 0 (Stand-in GPU): answers again"
 
 
 def test_a_lost_gpu_is_not_asked_at_every_tick(standin_nvml):
@@ -117,6 +120,169 @@ def test_a_counter_that_ends_leaves_the_power(standin_nvml, code):
     assert (energy_j, covered_s) == (9000.0, 30.0)
 
 
+@pytest.mark.parametrize("code", [NOT_SUPPORTED, UNKNOWN, TIMEOUT])
+def test_a_counter_that_ends_is_told_once_with_what_is_done_about_it(standin_nvml, code):
+    run = Run(standin_nvml, Gpu(faults=(Fault("field:83", code, START_US + 10 * S),)), Gpu())
+    run.go_on(0, 300)
+    (news,) = run.news
+    assert news.startswith("GPU 0 ") and "energy counter" in news and "power is used" in news and f"NVML {code}" in news
+
+
+EVERY_CODE = sorted(code for name, code in vars(pynvml).items() if name.startswith("NVML_ERROR_"))
+
+
+@pytest.mark.parametrize("code", EVERY_CODE)
+def test_every_error_of_one_gpu_is_named_and_ends_and_costs_the_other_nothing(standin_nvml, code):
+    run = Run(standin_nvml, Gpu((Const(100_000),)), Gpu((Const(200_000),), faults=(lost(10, 130, code=code),)))
+    calls = standin_nvml.calls(FIELD_CALL)
+    run.go_on(0, 300)
+    living, faulty = run.inventory.devices
+    assert run.energy(living, 300)[:2] == (30_000.0, 300.0)
+    assert run.energy(faulty, 300)[:2] == (60_000.0, 300.0)  # its counter went on
+    assert f"(NVML {code})" in run.news[0] and run.news[1:] == ["GPU 1 (Stand-in GPU): answers again"]
+    assert rule_of(code).reason in run.news[0] and rule_of(code) != rule_of(12345)
+    assert standin_nvml.calls(FIELD_CALL) - calls < 2 * 301 - 100  # while it fails it is asked now and then only
+
+
+def test_an_error_that_nobody_has_heard_of_is_one_that_may_pass(standin_nvml):
+    run = Run(standin_nvml, Gpu(faults=(lost(10, 20, code=12345),)))
+    run.go_on(0, 60)
+    assert run.energy(run.inventory.devices[0], 60)[:2] == (18_000.0, 60.0)
+    assert "NVML 12345" in run.news[0]
+
+
+def test_one_cause_that_takes_all_gpus_is_one_line(standin_nvml):
+    run = Run(standin_nvml, *(Gpu(faults=(lost(10, 20),)) for _ in range(8)))
+    run.go_on(0, 60)
+    first, *others = run.news
+    assert first.startswith("GPUs 0, 1, 2, 3, 4, 5, 6, 7: no answer")
+    assert len(others) == 1
+
+
+def test_gpus_that_come_and_go_one_by_one_fill_a_few_lines_of_the_record(standin_nvml):
+    gpus = [Gpu(faults=tuple(lost(10 + n + 40 * k, 12 + n + 40 * k) for k in range(8))) for n in range(8)]
+    run = Run(standin_nvml, *gpus)
+    run.go_on(0, 400)
+    assert len(run.news) == 12 and "than is told here" in run.news[-1]
+
+
+def test_a_driver_loaded_anew_is_begun_with_anew(standin_nvml):
+    # To a process that has the old one's library open all GPUs answer with errors from then on.
+    run = Run(standin_nvml, *(Gpu((Const(100_000),), faults=(lost(10, code=UNKNOWN),)) for _ in range(2)))
+    run.go_on(0, 14)
+    standin_nvml.plug(*(Gpu((Const(100_000),), lies=(Lie("counter", "restarts", 0, START_US + 14 * S),)) for _ in "ab"))
+    run.go_on(15, 60)
+    for device in run.inventory.devices:
+        energy_j, covered_s, findings = run.energy(device, 60)
+        assert 40 <= covered_s < 60 and energy_j == 100 * covered_s and findings.resets == 1
+    assert [line.partition(":")[0] for line in run.news] == ["GPUs 0, 1"] * 2
+
+
+def test_a_driver_that_cannot_be_begun_with_anew_says_why_and_is_tried_now_and_then(standin_nvml):
+    run = Run(standin_nvml, *(Gpu() for _ in range(8)))
+    run.go_on(0, 9)
+    standin_nvml.shut_down()
+    standin_nvml.plug(*(Gpu() for _ in range(8)), faults=(Fault("nvmlInit", 18, 0, START_US + 100 * S),))
+    run.go_on(10, 99)
+    (news,) = run.news
+    assert news.startswith("GPUs 0, 1, 2, 3, 4, 5, 6, 7:") and "driver was updated" in news
+    run.go_on(100, 300)
+    assert all(run.readings[device.key][-1].counter_uj is not None for device in run.inventory.devices)
+
+
+def test_nvml_shut_down_by_the_program_just_before_the_end_costs_nothing(standin_nvml):
+    run = Run(standin_nvml, Gpu((Const(100_000),)))
+    run.go_on(0, 10, lambda second: standin_nvml.shut_down() if second == 9 else None)
+    assert run.energy(run.inventory.devices[0], 10)[:2] == (1000.0, 10.0)
+
+
+def test_nvml_shut_down_by_others_between_two_runs_is_no_matter(standin_nvml):
+    run = Run(standin_nvml, Gpu())
+    standin_nvml.shut_down()
+    assert run.sensor.open().devices == run.inventory.devices
+
+
+def test_others_keep_the_nvml_that_they_have_initialised(standin_nvml):
+    gpu = Gpu(faults=(lost(10, 20, code=UNKNOWN),))
+    standin_nvml.plug(gpu)
+    pynvml.nvmlInit()
+    run = Run(standin_nvml, gpu)
+    run.go_on(0, 60)
+    run.sensor.close()
+    assert pynvml.nvmlDeviceGetCount() == 1
+    pynvml.nvmlShutdown()
+    assert standin_nvml.functions.nvmlShutdown() == UNINITIALIZED
+
+
+@pytest.mark.parametrize("uuid", [b"GPU-\xff\xfe", "GPU-same", ""])
+def test_boards_whose_uuid_tells_them_not_apart_are_found_again_by_their_place(standin_nvml, uuid):
+    gone = Gpu((Const(200_000),), uuid=uuid, faults=(lost(10, 20),))
+    run = Run(standin_nvml, Gpu((Const(100_000),), uuid=uuid), gone)
+    run.go_on(0, 60)
+    assert len(run.readings) == 2
+    for device, watts in zip(run.inventory.devices, (100, 200), strict=True):
+        assert run.energy(device, 60)[:2] == (60.0 * watts, 60.0)
+    assert [news.partition(" (")[0] for news in run.news] == ["GPU 1"] * 2
+
+
+def test_power_and_energy_that_are_refused_are_told_with_what_to_do(standin_nvml):
+    refused = tuple(
+        Fault(name, 4) for name in (FIELD_CALL, "nvmlDeviceGetPowerUsage", "nvmlDeviceGetTotalEnergyConsumption")
+    )
+    run = Run(standin_nvml, Gpu(faults=refused), Gpu())
+    (missing,) = run.inventory.not_measured
+    assert "no permission" in missing.reason and "/dev/nvidia" in missing.remedy
+    assert len(run.inventory.devices) == 1 and "no permission" in run.inventory.warnings[0]
+
+
+NO_COUNTER = (Fault("field:83", NOT_SUPPORTED), Fault("nvmlDeviceGetTotalEnergyConsumption", NOT_SUPPORTED))
+
+
+@pytest.mark.parametrize("faults", [NO_COUNTER, ()])
+def test_a_power_of_zero_is_no_power(standin_nvml, faults):
+    stuck = (Lie("power", "reads", 0), Lie("counter", "reads", 77))
+    run = Run(standin_nvml, Gpu(lies=stuck, faults=faults))
+    run.go_on(0, 60)
+    (device,) = run.inventory.devices
+    assert run.energy(device, 60)[:2] == (0.0, 0.0)
+    (news,) = run.news
+    assert "0 W" in news
+
+
+def test_a_call_that_hangs_leaves_out_its_gpu_until_it_returns(standin_nvml):
+    hanging = Gpu((Const(200_000),), delays=(Delay(FIELD_CALL, from_us=START_US + 10 * S, until_us=START_US + 20 * S),))
+    run = Run(standin_nvml, Gpu((Const(100_000),)), hanging, Gpu((Const(300_000),)))
+    run.go_on(0, 9)
+    standin_nvml.set_time_us(START_US + 10 * S)
+    devices = run.inventory.devices
+    overtaken: list[Exception] = []
+
+    def read() -> None:
+        try:
+            run.sensor.read(devices)
+        except GivenUpError as exc:
+            overtaken.append(exc)
+
+    thread = threading.Thread(target=read)
+    calls = standin_nvml.calls(FIELD_CALL)
+    thread.start()
+    while standin_nvml.calls(FIELD_CALL) < calls + 2:
+        assert thread.is_alive()
+    left_out = run.sensor.leave_out()
+    assert run.sensor.leave_out() is None  # one at most
+    run.go_on(11, 30)
+    assert thread.is_alive()
+    standin_nvml.let_go()
+    thread.join(5)
+    run.go_on(31, 60)
+
+    assert left_out == "GPU 1 (Stand-in GPU)" and len(overtaken) == 1
+    for device, watts in zip(devices, (100, 200, 300), strict=True):
+        assert run.energy(device, 60)[:2] == (60.0 * watts, 60.0)
+    assert {r.counter_uj for r in run.readings[devices[1].key][10:29]} == {None}
+    assert run.news == ["GPU 1 (Stand-in GPU): answers again"]
+
+
 FAULTS = st.builds(
     lambda name, code, from_s, length_s: Fault(name, code, START_US + from_s * S, START_US + (from_s + length_s) * S),
     st.sampled_from(["*", FIELD_CALL, "field:83", "field:186", "field:185", "nvmlDeviceGetHandleByUUID"]),
@@ -124,6 +290,79 @@ FAULTS = st.builds(
     st.integers(1, 40),
     st.integers(1, 30),
 )
+
+
+def between(from_s: int, length_s: int) -> tuple[int, int]:
+    return START_US + from_s * S, START_US + (from_s + length_s) * S
+
+
+WHEN = st.builds(between, st.integers(1, 40), st.integers(1, 30))
+RESTARTS = st.builds(lambda from_s: Lie("counter", "restarts", 0, START_US + from_s * S), st.integers(1, 49))
+HOLDS = st.builds(lambda when: Lie("counter", "holds", 0, *when), WHEN)
+ABSURD_COUNTER = st.builds(
+    lambda value, when: Lie("counter", "reads", value, *when), st.sampled_from([10**12, 2**53 - 1, 2**63 - 1]), WHEN
+)
+ABSURD_POWER = st.builds(
+    lambda value, when: Lie("power", "reads", value, *when),
+    st.sampled_from([0, 1_400_001, 3_700_000, 2**31 - 1, 2**32 - 1]),
+    WHEN,
+)
+ANY_POWER = st.builds(lambda value, when: Lie("power", "reads", value, *when), st.integers(0, 2**32 - 1), WHEN)
+
+
+LISTS_OF_FAULTS = st.lists(FAULTS, max_size=2).map(tuple)
+
+
+def lying(*lies: st.SearchStrategy[Lie], faults: st.SearchStrategy[tuple[Fault, ...]]) -> st.SearchStrategy[Gpu]:
+    # Of two restarts with no reading between them nobody can know.
+    kinds = st.lists(st.one_of(*lies), max_size=4, unique_by=lambda lie: lie.how if lie.how == "restarts" else lie)
+    return st.builds(lambda told, failing: Gpu(lies=tuple(told), faults=failing), kinds, faults)
+
+
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None, max_examples=60
+)
+@given(
+    watts=st.integers(20, 700),
+    liars=st.lists(
+        st.one_of(
+            lying(RESTARTS, ABSURD_COUNTER, faults=LISTS_OF_FAULTS),  # power stands in
+            lying(ABSURD_POWER, faults=LISTS_OF_FAULTS.map(lambda faults: (*faults, *NO_COUNTER))),  # is left out
+            lying(ANY_POWER, faults=st.just(())),  # the counter needs none
+        ),
+        min_size=2,
+        max_size=5,
+    ),
+)
+def test_readings_that_cannot_be_true_cost_their_own_gpu_time_and_no_energy(standin_nvml, watts, liars):
+    standin_nvml.shut_down()
+    power = (Const(watts * 1000),)
+    run = Run(standin_nvml, Gpu(power), *(replace(gpu, power=power) for gpu in liars))
+    run.go_on(0, 50)
+    healthy, *others = run.inventory.devices
+    assert run.energy(healthy, 50)[:2] == (50.0 * watts, 50.0)
+    for device in others:
+        energy_j, covered_s, _ = run.energy(device, 50)
+        assert covered_s <= 50 and energy_j == pytest.approx(watts * covered_s)
+
+
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None, max_examples=60
+)
+@given(
+    watts=st.integers(20, 700),
+    lies=st.lists(st.one_of(RESTARTS, HOLDS, ABSURD_COUNTER, ANY_POWER), max_size=4),
+    nonsense=st.lists(
+        st.builds(lambda value, when: Lie("counter", "reads", value, *when), st.integers(0, 10**9), WHEN), max_size=2
+    ),
+)
+def test_no_readings_whatever_make_more_energy_than_the_board_can_draw(standin_nvml, watts, lies, nonsense):
+    standin_nvml.shut_down()
+    run = Run(standin_nvml, Gpu((Const(watts * 1000),), lies=(*lies, *nonsense)))
+    run.go_on(0, 50)
+    (device,) = run.inventory.devices
+    energy_j, covered_s, _ = run.energy(device, 50)
+    assert 0 <= energy_j <= 1.05 * device.max_power_mw / 1000 * (covered_s + device.counter_period_us / S)
 
 
 @settings(

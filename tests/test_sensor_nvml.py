@@ -66,9 +66,9 @@ def test_the_counter_and_both_powers_are_those_of_the_trace(
 
         assert reading == Reading(
             t_us=t_us,
-            power_mw=gpu.mean_power_mw(t_us, 0),
+            power_mw=gpu.mean_power_mw(t_us, 0) or None,  # no GPU that answers draws nothing
             counter_uj=gpu.counter_mj(t_us) * 1000,
-            power_average_mw=gpu.mean_power_mw(t_us, 1 * S),
+            power_average_mw=gpu.mean_power_mw(t_us, 1 * S) or None,
         )
     sensor.close()
 
@@ -464,7 +464,9 @@ def test_a_gpu_that_is_lost_from_the_start_is_named_and_leaves_the_others_alone(
     _, inventory = opened(standin_nvml)
 
     assert [device.key for device in inventory.devices] == ["GPU-1"]
-    assert [(part.name, part.reason) for part in inventory.not_measured] == [("GPU 0", "GPU is lost")]
+    (missing,) = inventory.not_measured
+    assert missing.name == "GPU 0" and "GPU is lost" in missing.reason and "xid" in missing.remedy
+    assert inventory.warnings == (f"GPU 0: {missing.reason}",)
 
 
 @pytest.mark.parametrize(
@@ -475,7 +477,8 @@ def test_a_gpu_that_is_lost_from_the_start_is_named_and_leaves_the_others_alone(
         (18, "updated", "reboot", True),
         (4, "no permission", "/dev/nvidia", True),
         (999, "does not answer", "container", True),
-        (27, "NVML: ", "", True),
+        (27, "not ready", "", True),
+        (12345, "NVML 12345", "", True),
     ],
 )
 def test_an_absent_driver_is_a_reason_and_a_broken_one_a_warning_too(

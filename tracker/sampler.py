@@ -17,13 +17,14 @@ from typing import Any, Final, Protocol, TypeVar
 
 from tracker.machine import boottime_us
 from tracker.records import Device, Reading
-from tracker.sensors.protocol import Inventory, SeesProcesses, Sensor, TellsOfDevices
+from tracker.sensors.protocol import Inventory, LeavesDevicesOut, SeesProcesses, Sensor, TellsOfDevices
 from tracker.units import MICROSECONDS_PER_S
 
 logger = logging.getLogger(__name__)
 
 MIN_SPACING_US: Final = 50_000
 SLOW_US: Final = 1 * MICROSECONDS_PER_S  # one call of a sensor for longer: nobody waits for it
+_PATIENCE_S: Final = 0.25
 STUCK_US: Final = 10 * MICROSECONDS_PER_S  # drivers that are not kept loaded take 1 to 3 s a GPU
 
 _T = TypeVar("_T")
@@ -33,8 +34,13 @@ FIRST_LOOK_US: Final = 1 * MICROSECONDS_PER_S
 LOOK_PERIOD_US: Final = 60 * MICROSECONDS_PER_S
 
 
+def left_out(name: str) -> str:
+    """What is said of a device or sensor that others must not wait for."""
+    return f"{name}: a call has not returned; it is left out until it does"
+
+
 class Listener(Protocol):
-    """Who wants readings. All methods are called in the sampler's thread and must not block."""
+    """Who wants readings. All methods are called in the sampler's thread or a caller's, and must not block."""
 
     def found(self, sensor: Sensor, inventory: Inventory) -> None:
         """A sensor has been opened."""
@@ -42,6 +48,10 @@ class Listener(Protocol):
 
     def received(self, sensor: Sensor, devices: Sequence[Device], readings: Sequence[Reading]) -> None:
         """A sensor has been read, one reading per device."""
+        ...
+
+    def gave_up(self, sensor: Sensor) -> None:
+        """A sensor is in a call that does not return; found or received come when it does."""
         ...
 
     def told(self, news: str) -> None:
@@ -85,6 +95,14 @@ class SamplerCost:
     latency_max_s: float | None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Call:
+    """A call into a sensor that has not returned yet."""
+
+    source: _Source
+    since_us: int
+
+
 @dataclass(slots=True)
 class _Source:
     """A sensor in use, with those who listen to it and how often each wants it read."""
@@ -93,13 +111,14 @@ class _Source:
     periods_us: dict[int, int] = field(default_factory=dict)  # by id of the listener
     listeners: list[Listener] = field(default_factory=list)
     inventory: Inventory | None = None
+    found: Inventory | None = None  # what open has given, if it was so late that another thread must take it on
     last_us: int | None = None
     has_failed: bool = False
     watcher: SeesProcesses | None = None  # the sensor, where it can tell who uses its devices
     opened_us: int = 0
     look_due_us: int = 0
     teller: TellsOfDevices | None = None
-    is_stuck: bool = False  # a call into it has not returned; another thread goes on without it
+    stuck_in: _Call | None = None  # a call that has not returned; another thread goes on without the sensor
 
     @property
     def period_us(self) -> int:
@@ -114,7 +133,8 @@ class Sampler:
     """Reads sensors in a thread of its own while anyone listens.
 
     A call into a driver may never return. Such a thread is given up (rescue): another one goes on with the other
-    sensors, and the sensor is read again when the call returns after all.
+    sensors, and with this one too where it can do without the device in question. When the call returns after all,
+    the sensor or device is read again.
 
     Args:
         clock_us: the sample clock.
@@ -134,7 +154,7 @@ class Sampler:
         self._requests: list[tuple[threading.Event, bool]] = []  # and whether to look at who uses the devices too
         self._serving: list[tuple[threading.Event, bool]] = []  # requests that the thread is at
         self._thread: threading.Thread | None = None
-        self._busy: tuple[_Source, int] | None = None  # the call that the thread is in, and since when
+        self._busy: _Call | None = None  # that the thread is in
         self._has_news = False  # sources have come or go
         self._is_stopping = False
         self._grid: Grid | None = None
@@ -156,6 +176,8 @@ class Sampler:
                     self._sources.append(source)
                 elif source.inventory is not None:
                     listener.found(sensor, source.inventory)
+                elif source.stuck_in is not None:
+                    listener.gave_up(sensor)
                 source.listeners.append(listener)
                 source.periods_us[id(listener)] = period_us
             self._has_news = True
@@ -190,7 +212,7 @@ class Sampler:
             self._has_news = True
             self._regrid()
             self._condition.notify_all()
-            is_slow = self._busy is not None and self._clock_us() - self._busy[1] > SLOW_US
+            is_slow = self._busy is not None and self._clock_us() - self._busy.since_us > SLOW_US
             thread = self._thread if self._is_stopping and not is_slow else None
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout_s)
@@ -199,9 +221,11 @@ class Sampler:
         """Have every sensor read at once; true when that is done, false when it takes longer than timeout_s.
 
         Sensors that were all read within unless_within_us are not read again. With looks, who uses the devices is
-        looked for too.
+        looked for too. A sensor that is slow is not waited for: the others are read without it.
         """
         done = threading.Event()
+        end_s = time.monotonic() + timeout_s
+        self.rescue(SLOW_US)
         with self._condition:
             if self._thread is None or not self._thread.is_alive():
                 return False
@@ -209,26 +233,34 @@ class Sampler:
                 return True
             self._requests.append((done, looks))
             self._condition.notify_all()
-        return done.wait(timeout_s)
+        while not done.wait(max(0.0, min(_PATIENCE_S, end_s - time.monotonic()))):
+            if time.monotonic() >= end_s:
+                return False
+            self.rescue(SLOW_US)
+        return True
 
     def rescue(self, limit_us: int = STUCK_US) -> None:
         """Go on without a sensor that has been in one call for longer than this; to be called now and then."""
         busy = self._busy
-        if busy is None or self._clock_us() - busy[1] < limit_us:
+        if busy is None or self._clock_us() - busy.since_us < limit_us:
             return
+        source = busy.source
         with self._condition:
             if self._busy is not busy:
                 return
-            source, since_us = busy
-            source.is_stuck = True
+            device = source.sensor.leave_out() if isinstance(source.sensor, LeavesDevicesOut) else None
+            if device is None:
+                source.stuck_in = busy
             self._busy = None
             self._requests = self._serving + self._requests
             self._serving = []
             self._start_thread()
             listeners = list(source.listeners)
-        waited_s = (self._clock_us() - since_us) / MICROSECONDS_PER_S
         for listener in listeners:
-            listener.told(f"{source.sensor.name}: a call has not returned for {waited_s:.0f} s; the others go on")
+            if device is None:
+                listener.gave_up(source.sensor)
+            else:
+                listener.told(left_out(device))
 
     def cost(self) -> SamplerCost:
         """What sampling has cost since the sampler was made."""
@@ -293,17 +325,12 @@ class Sampler:
     def _open_new(self) -> bool:
         """Open what was attached, one at a time; true when there was anything, or may be more."""
         with self._condition:
-            new = next((s for s in self._sources if s.inventory is None and not s.is_stuck), None)
+            new = next((s for s in self._sources if s.inventory is None and s.stuck_in is None), None)
         if new is None:
             return False
-        try:
-            inventory = self._call(new, new.sensor.open)
-        except _ReplacedError:
-            raise
-        except Exception:
-            # As in _read: a sensor promises not to raise, and nobody may feel it if one does.
-            logger.exception("%s: opening failed; nothing is measured through it", new.sensor.name)
-            inventory = Inventory()
+        if new.found is None:
+            self._call(new, self._open, new)
+        inventory = new.found or Inventory()
         with self._condition:
             new.inventory = inventory
             new.watcher = new.sensor if isinstance(new.sensor, SeesProcesses) and inventory.devices else None
@@ -316,31 +343,57 @@ class Sampler:
             listener.found(new.sensor, inventory)
         return True
 
+    @staticmethod
+    def _open(source: _Source) -> None:
+        try:
+            source.found = source.sensor.open()
+        except Exception:
+            # As in _read: a sensor promises not to raise, and nobody may feel it if one does.
+            logger.exception("%s: opening failed; nothing is measured through it", source.sensor.name)
+            source.found = Inventory()
+
     def _call(self, source: _Source, function: Callable[..., _T], *arguments: Any) -> _T:
         """A call into a sensor.
 
         Raises:
             _ReplacedError: it has returned so late that this thread has been given up.
         """
-        self._busy = busy = (source, self._clock_us())
+        self._busy = busy = _Call(source, self._clock_us())
         try:
             return function(*arguments)
         finally:
             with self._condition:
-                if self._busy is busy:
+                is_ours = self._busy is busy
+                if is_ours:
                     self._busy = None
-                else:  # given up meanwhile
-                    source.is_stuck = False
-                    self._has_news = True
-                    self._condition.notify_all()
-                    raise _ReplacedError
+            if not is_ours:  # given up meanwhile
+                self._has_returned(busy)
+                raise _ReplacedError
+
+    def _has_returned(self, call: _Call) -> None:
+        """Take a sensor up again that a call has been stuck in, or close it if nobody wants it any more."""
+        source = call.source
+        with self._condition:
+            if source.stuck_in is not call:
+                return
+            is_wanted = bool(source.listeners)
+        if not is_wanted:
+            source.sensor.close()  # which may take its time; nobody else calls a sensor that is stuck
+        with self._condition:
+            if not is_wanted:
+                source.found = None
+            if not source.listeners:
+                self._sources.remove(source)
+            source.stuck_in = None
+            self._has_news = True
+            self._condition.notify_all()
 
     def _drop_unwanted(self) -> None:
         self._has_news = False
         for source in self._sources:
-            if not source.listeners and not source.is_stuck:
+            if not source.listeners and source.stuck_in is None:
                 source.sensor.close()
-        self._sources = [source for source in self._sources if source.listeners or source.is_stuck]
+        self._sources = [source for source in self._sources if source.listeners or source.stuck_in is not None]
 
     def _tick(self, *, read_all: bool) -> None:
         now_us = self._clock_us()
@@ -348,7 +401,7 @@ class Sampler:
         if grid is None:
             return
         for source in list(self._sources):
-            if source.inventory is None or not source.inventory.devices or source.is_stuck or not source.listeners:
+            if source.inventory is None or not source.inventory.devices or source.stuck_in or not source.listeners:
                 continue
             period_us = source.period_us
             is_due = (
@@ -395,7 +448,7 @@ class Sampler:
         self._look_due_us = now_us + LOOK_PERIOD_US
         for source in list(self._sources):
             is_due = at_once or now_us >= source.look_due_us
-            if not is_due or source.is_stuck or source.watcher is None or source.inventory is None:
+            if not is_due or source.stuck_in or source.watcher is None or source.inventory is None:
                 continue
             source.look_due_us = now_us + min(max(FIRST_LOOK_US, now_us - source.opened_us), LOOK_PERIOD_US)
             devices = source.inventory.devices

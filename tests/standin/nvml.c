@@ -1,6 +1,6 @@
 /* A stand-in for libnvidia-ml.so.1 that plays power in closed form. What a spec file says, and why: README.md here.
  *
- * Everything is an integer: power in mW, time in us, and the integral doubled, in units of 2 nJ, so that standin.py
+ * Everything is an integer: power in mW, time in us, and the integral doubled, in units of 2 nJ, so that standin/nvml.py
  * can compute the very same numbers. Struct layouts and codes are those of nvml.h (nvidia-nvml-dev 13.5.37).
  */
 #define _GNU_SOURCE
@@ -35,6 +35,17 @@ struct fault { /* `name` answers `code` from from_us until until_us */
     i64 from_us, until_us;
 };
 
+struct lie { /* `what` (power, counter) shows something else from from_us until until_us */
+    enum { READS, HOLDS, RESTARTS } how;
+    char what[16];
+    i64 value, from_us, until_us;
+};
+
+struct delay { /* `name` takes so long, in real time; INT64_MAX: until standin_let_go */
+    char name[TEXT];
+    i64 us, from_us, until_us;
+};
+
 struct mig {
     char uuid[TEXT], profile[32];
     int gpu_instance, compute_instance, slices;
@@ -55,6 +66,10 @@ struct gpu {
     int n_terms;
     struct fault faults[MAX_FAULTS];
     int n_faults;
+    struct lie lies[MAX_FAULTS];
+    int n_lies;
+    struct delay delays[MAX_FAULTS];
+    int n_delays;
     int mig_slices, n_migs, n_processes; /* mig_slices 0: no MIG mode */
     struct mig migs[MAX_MIGS];
     struct process processes[MAX_PROCESSES];
@@ -66,6 +81,9 @@ static i64 epoch_us;
 static char driver[TEXT];
 static struct gpu gpus[MAX_GPUS];
 static struct fault faults[MAX_FAULTS]; /* of calls that concern no GPU */
+static struct delay delays[MAX_FAULTS]; /* likewise */
+static int n_delays;
+static volatile int is_let_go;
 static struct { const char *name; unsigned long calls; } counts[MAX_FUNCTIONS];
 
 /* ---- time and traces ---- */
@@ -135,9 +153,18 @@ static i128 twice_integral(const struct gpu *gpu, i64 t)
     return sum;
 }
 
+static const struct lie *lie_of(const struct gpu *gpu, const char *what, i64 t)
+{
+    for (int i = gpu->n_lies - 1; i >= 0; i--)
+        if (!strcmp(gpu->lies[i].what, what) && t >= gpu->lies[i].from_us && t < gpu->lies[i].until_us) return &gpu->lies[i];
+    return NULL;
+}
+
 static i64 mean_power_mw(const struct gpu *gpu, i64 t, i64 window_us)
 {
-    t = stepped(t, gpu->power_period_us);
+    const struct lie *lie = lie_of(gpu, "power", t);
+    if (lie && lie->how == READS) return lie->value;
+    t = stepped(lie ? lie->from_us : t, gpu->power_period_us);
     i64 start = t > window_us ? t - window_us : 0;
     if (start == t) return gpu->power_offset_mw + power_mw(gpu, t);
     return gpu->power_offset_mw
@@ -146,7 +173,12 @@ static i64 mean_power_mw(const struct gpu *gpu, i64 t, i64 window_us)
 
 static i64 counter_mj(const struct gpu *gpu, i64 t)
 {
-    return gpu->counter_offset_mj + (i64)(twice_integral(gpu, stepped(t, gpu->counter_period_us)) / 2000000);
+    const struct lie *lie = lie_of(gpu, "counter", t);
+    i64 base = -gpu->counter_offset_mj;
+    if (lie && lie->how == READS) return lie->value;
+    if (lie && lie->how == RESTARTS) base = (i64)(twice_integral(gpu, stepped(lie->from_us, gpu->counter_period_us)) / 2000000);
+    if (lie && lie->how == HOLDS) t = lie->from_us;
+    return (i64)(twice_integral(gpu, stepped(t, gpu->counter_period_us)) / 2000000) - base;
 }
 
 /* ---- the spec file ---- */
@@ -174,6 +206,29 @@ static int add_fault(struct fault *list, int *n, const char *text)
     fault->from_us = 0;
     fault->until_us = INT64_MAX;
     if (sscanf(text, "%95s %d %ld %ld", fault->name, &fault->code, &fault->from_us, &fault->until_us) < 2) return 0;
+    (*n)++;
+    return 1;
+}
+
+static int add_lie(struct gpu *gpu, const char *text)
+{
+    struct lie *lie = &gpu->lies[gpu->n_lies];
+    char how[16];
+    if (gpu->n_lies == MAX_FAULTS) return 0;
+    if (sscanf(text, "%15s %15s %ld %ld %ld", lie->what, how, &lie->value, &lie->from_us, &lie->until_us) != 5) return 0;
+    if (!strcmp(how, "reads")) lie->how = READS;
+    else if (!strcmp(how, "holds")) lie->how = HOLDS;
+    else if (!strcmp(how, "restarts") && !strcmp(lie->what, "counter")) lie->how = RESTARTS;
+    else return 0;
+    gpu->n_lies++;
+    return 1;
+}
+
+static int add_delay(struct delay *list, int *n, const char *text)
+{
+    struct delay *delay = &list[*n];
+    if (*n == MAX_FAULTS) return 0;
+    if (sscanf(text, "%95s %ld %ld %ld", delay->name, &delay->us, &delay->from_us, &delay->until_us) != 4) return 0;
     (*n)++;
     return 1;
 }
@@ -218,7 +273,9 @@ static int apply(const char *key, const char *value)
     if (!strcmp(key, "epoch_us")) { epoch_us = atoll(value); return 1; }
     if (!strcmp(key, "driver")) return set_text(driver, TEXT, value);
     if (!strcmp(key, "fault")) return gpu ? add_fault(gpu->faults, &gpu->n_faults, value) : add_fault(faults, &n_faults, value);
+    if (!strcmp(key, "delay")) return gpu ? add_delay(gpu->delays, &gpu->n_delays, value) : add_delay(delays, &n_delays, value);
     if (!gpu) return 0;
+    if (!strcmp(key, "lie")) return add_lie(gpu, value);
     if (!strcmp(key, "name")) return set_text(gpu->name, TEXT, value);
     if (!strcmp(key, "uuid")) return set_text(gpu->uuid, TEXT, value);
     if (!strcmp(key, "bus")) return set_text(gpu->bus, sizeof gpu->bus, value);
@@ -246,7 +303,7 @@ static void load(void)
     char line[256], key[32];
     const char *path = getenv("STANDIN_NVML"), *clock_path = getenv("STANDIN_CLOCK");
     FILE *file = path ? fopen(path, "r") : NULL;
-    n_gpus = n_faults = 0;
+    n_gpus = n_faults = n_delays = is_let_go = 0;
     epoch_us = 0;
     memset(counts, 0, sizeof counts);
     snprintf(driver, TEXT, "570.00.00");
@@ -273,6 +330,20 @@ static nvml_return fault_of(const struct fault *list, int n, const char *name)
         if ((!strcmp(list[i].name, name) || !strcmp(list[i].name, "*")) && t >= list[i].from_us && t < list[i].until_us)
             return (nvml_return)list[i].code;
     return SUCCESS;
+}
+
+static void wait_for(const struct delay *list, int n, const char *name)
+{
+    i64 t = now_us();
+    struct timespec ms = { .tv_nsec = 1000000 };
+    for (int i = 0; i < n; i++)
+        if ((!strcmp(list[i].name, name) || !strcmp(list[i].name, "*")) && t >= list[i].from_us && t < list[i].until_us)
+            for (i64 left_us = list[i].us; left_us > 0 && !is_let_go; left_us -= 1000) nanosleep(&ms, NULL);
+}
+
+API void standin_let_go(void)
+{
+    is_let_go = 1;
 }
 
 static void count(const char *name)
@@ -305,9 +376,13 @@ static nvml_return enter(const char *name, const struct gpu *gpu)
 {
     if (!references) return UNINITIALIZED;
     count(name);
-    if (!gpu) return fault_of(faults, n_faults, name);
+    if (!gpu) {
+        wait_for(delays, n_delays, name);
+        return fault_of(faults, n_faults, name);
+    }
     if (mig_of(gpu, NULL)) return NOT_SUPPORTED; /* what a MIG device does answer asks for its board */
     if (gpu < gpus || gpu >= gpus + n_gpus) return INVALID_ARGUMENT;
+    wait_for(gpu->delays, gpu->n_delays, name);
     return fault_of(gpu->faults, gpu->n_faults, name);
 }
 
@@ -332,6 +407,7 @@ API nvml_return nvmlInitWithFlags(unsigned flags)
     (void)flags;
     pthread_mutex_lock(&lock);
     if (!references) load();
+    wait_for(delays, n_delays, "nvmlInit");
     code = fault_of(faults, n_faults, "nvmlInit");
     references += code == SUCCESS;
     pthread_mutex_unlock(&lock);
@@ -386,6 +462,18 @@ API nvml_return nvmlDeviceGetHandleByUUID(const char *uuid, struct gpu **out)
     ENTER(NULL);
     for (int i = 0; i < n_gpus; i++) {
         if (strcmp(gpus[i].uuid, uuid)) continue;
+        ENTER(&gpus[i]);
+        *out = &gpus[i];
+        return SUCCESS;
+    }
+    return NOT_FOUND;
+}
+
+API nvml_return nvmlDeviceGetHandleByPciBusId_v2(const char *bus, struct gpu **out)
+{
+    ENTER(NULL);
+    for (int i = 0; i < n_gpus; i++) {
+        if (strcmp(gpus[i].bus, bus)) continue;
         ENTER(&gpus[i]);
         *out = &gpus[i];
         return SUCCESS;

@@ -107,6 +107,37 @@ class Fault:
 
 
 @dataclass(frozen=True)
+class Lie:
+    """Power or counter shows something else from one instant until another.
+
+    how: "reads" a value (mW or mJ), "holds" what it showed at the first of them, or, for a counter, "restarts" there
+    from 0. Of several the last one holds.
+    """
+
+    what: str
+    how: str
+    value: int = 0
+    from_us: int = 0
+    until_us: int = 2**63 - 1
+
+    def spec(self) -> str:
+        return f"lie {self.what} {self.how} {self.value} {self.from_us} {self.until_us}"
+
+
+@dataclass(frozen=True)
+class Delay:
+    """An NVML function, or "*", takes so long, in real time; by default until StandinNvml.let_go."""
+
+    name: str
+    us: int = 2**63 - 1
+    from_us: int = 0
+    until_us: int = 2**63 - 1
+
+    def spec(self) -> str:
+        return f"delay {self.name} {self.us} {self.from_us} {self.until_us}"
+
+
+@dataclass(frozen=True)
 class Mig:
     """A MIG device of a board."""
 
@@ -140,8 +171,10 @@ class Gpu:
 
     power: tuple[Const | Square | Ramp, ...] = (Const(300_000),)
     faults: tuple[Fault, ...] = ()
+    lies: tuple[Lie, ...] = ()
+    delays: tuple[Delay, ...] = ()
     name: str | bytes | None = None
-    uuid: str | None = None
+    uuid: str | bytes | None = None
     bus: str | None = None
     arch: int | None = None
     c2c: int | None = None
@@ -160,7 +193,6 @@ class Gpu:
     def spec(self) -> bytes:
         lines = ["gpu"]
         for key in (
-            "uuid",
             "bus",
             "arch",
             "c2c",
@@ -178,11 +210,12 @@ class Gpu:
             if value is not None:
                 lines.append(f"{key} {value}")
         lines += [f"power {term.spec()}" for term in self.power]
-        lines += [part.spec() for part in (*self.faults, *self.migs, *self.processes)]
+        lines += [part.spec() for part in (*self.faults, *self.lies, *self.delays, *self.migs, *self.processes)]
         spec = "\n".join(lines).encode() + b"\n"
-        if self.name is None:
-            return spec
-        return spec + b"name " + (self.name if isinstance(self.name, bytes) else self.name.encode()) + b"\n"
+        for key, text in (("name", self.name), ("uuid", self.uuid)):
+            if text is not None:
+                spec += f"{key} ".encode() + (text if isinstance(text, bytes) else text.encode()) + b"\n"
+        return spec
 
     def power_at_mw(self, t_us: int) -> int:
         return sum(term.power_at_mw(t_us) for term in self.power)
@@ -241,10 +274,17 @@ class StandinNvml:
         env = {name: value for name, value in os.environ.items() if name != "STANDIN_CLOCK"}
         return env | {"STANDIN_NVML": str(self._spec), "LD_LIBRARY_PATH": str(self.library.parent)}
 
-    def plug(self, *gpus: Gpu, epoch_us: int = 0, driver: str = "570.00.00", faults: tuple[Fault, ...] = ()) -> None:
+    def plug(
+        self,
+        *gpus: Gpu,
+        epoch_us: int = 0,
+        driver: str = "570.00.00",
+        faults: tuple[Fault, ...] = (),
+        delays: tuple[Delay, ...] = (),
+    ) -> None:
         """Put these boards in, seen by the next nvmlInit; their traces begin at epoch_us of the clock."""
         self.gpus = gpus
-        head = [f"epoch_us {epoch_us}", f"driver {driver}", *(fault.spec() for fault in faults)]
+        head = [f"epoch_us {epoch_us}", f"driver {driver}", *(part.spec() for part in (*faults, *delays))]
         self._spec.write_bytes("\n".join(head).encode() + b"\n" + b"".join(gpu.spec() for gpu in gpus))
 
     def clock_us(self) -> int:
@@ -264,6 +304,10 @@ class StandinNvml:
         count = self.functions.standin_calls
         count.restype = ctypes.c_ulong
         return int(count(function.encode()))
+
+    def let_go(self) -> None:
+        """End the calls that are delayed, and delay none until the next nvmlInit that finds NVML shut down."""
+        self.functions.standin_let_go()
 
     def shut_down(self) -> None:
         """Take back every nvmlInit that is still open."""

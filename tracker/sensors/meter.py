@@ -1,4 +1,4 @@
-"""Reads one NVIDIA GPU through NVML with as few calls as its driver allows."""
+"""One NVIDIA GPU read through NVML, with as few calls as its driver allows."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from tracker.sensors.nvml_errors import LASTING, NO_PERMISSION, NOT_SUPPORTED
 from tracker.units import MICROJOULES_PER_MILLIJOULE, MICROSECONDS_PER_S, MILLIWATTS_PER_W
 
 logger = logging.getLogger(__name__)
@@ -22,9 +23,6 @@ _INSTANT: Final = 186
 _SCOPE_GPU: Final = 0
 _SCOPE_MODULE: Final = 1
 SUCCESS: Final = 0
-# INVALID_ARGUMENT (a field the driver is too old for), NOT_SUPPORTED, NO_PERMISSION, FUNCTION_NOT_FOUND,
-# ARGUMENT_VERSION_MISMATCH, DEPRECATED: asking again gives the same answer. All other codes may pass.
-_PERMANENT: Final = frozenset({2, 3, 4, 13, 25, 26})
 # nvmlFieldValue_t: field, scope, timestamp, latency, valueType, nvmlReturn, value. Taken from the array at one go: an
 # attribute of a ctypes structure costs as much (measured: ten of them per GPU were half of a reading).
 _FIELD_LAYOUT: Final = "IIqqIIQ"
@@ -106,6 +104,8 @@ class Meter:
         self.name = name
         self.sensor_class = sensor_class(self.ask("nvmlDeviceGetArchitecture"), name)
         self.failure = SUCCESS  # the last return code that was none of success, of the last reading
+        self.shows_no_power = False  # the last reading of power was 0
+        self._refusals: set[int] = set()  # return codes that last
         self._call_fields: Callable[..., int] | None = None
         self._field_arguments: tuple[Any, ...] = ()
         self._layout = struct.Struct("")
@@ -138,6 +138,11 @@ class Meter:
             return "average"
         return "usage" if self._calls_usage else ""
 
+    @property
+    def why_not(self) -> int:
+        """The return code that says why there is neither power nor energy."""
+        return NO_PERMISSION if NO_PERMISSION in self._refusals else NOT_SUPPORTED
+
     def ask(self, function: str) -> Any:
         """The answer of a query about this GPU, None where it fails."""
         return answer_of(self._nvml, function, self._handle)
@@ -167,11 +172,20 @@ class Meter:
             power_mw, average_mw = average_mw, None
         if self._calls_energy:
             counter_mj = self._call("nvmlDeviceGetTotalEnergyConsumption")
-        if self.limit_mw is None:  # else it is judged by the limit, with the trace beside it
-            power_mw, average_mw = _possible(power_mw), _possible(average_mw)
+        self.shows_no_power = power_mw == 0
+        power_mw, average_mw = self._possible(power_mw), self._possible(average_mw)
         if counter_mj is None or counter_mj > _MAX_COUNTER_MJ:
             return power_mw, average_mw, None
         return power_mw, average_mw, counter_mj * MICROJOULES_PER_MILLIJOULE
+
+    def _possible(self, power_mw: int | None) -> int | None:
+        """The reading, None where no GPU that answers draws so much or so little.
+
+        Where the board has a limit, what is over it is judged by that, with the trace beside it.
+        """
+        if not power_mw or (self.limit_mw is None and power_mw > _NO_BOARD_DRAWS_MW):
+            return None
+        return power_mw
 
     def _prepare_fields(self) -> None:
         # pynvml's own nvmlDeviceGetFieldValues builds its array anew at each call: three times the cost (measured).
@@ -184,9 +198,12 @@ class Meter:
         for power_scope in (_SCOPE_MODULE, _SCOPE_GPU) if self.is_superchip else (_SCOPE_GPU,):
             wanted = {_INSTANT: power_scope, _AVERAGE: power_scope, _ENERGY: _SCOPE_GPU}
             array = self._field_array(value_type, wanted)
-            if call(self._handle, len(array), array) in _PERMANENT:
+            code = call(self._handle, len(array), array)
+            if code in LASTING:
+                self._refusals.add(code)
                 return
-            supported = {value.fieldId: value.scopeId for value in array if value.nvmlReturn not in _PERMANENT}
+            self._refusals |= {value.nvmlReturn for value in array} & LASTING
+            supported = {value.fieldId: value.scopeId for value in array if value.nvmlReturn not in LASTING}
             if _INSTANT in supported or _AVERAGE in supported:
                 self.is_module = power_scope == _SCOPE_MODULE
                 break
@@ -230,7 +247,8 @@ class Meter:
         try:
             call(self._handle)
         except self._nvml.NVMLError as exc:
-            return code_of(exc) not in _PERMANENT
+            self._refusals |= {code_of(exc)} & LASTING
+            return code_of(exc) not in LASTING
         return True
 
     def _largest_limit_mw(self) -> int | None:
@@ -239,10 +257,6 @@ class Meter:
         default = self.ask("nvmlDeviceGetPowerManagementDefaultLimit")
         limits_mw = [limit for limit in (*constraints, enforced, default) if limit and limit < _NO_BOARD_DRAWS_MW]
         return max(limits_mw, default=None)
-
-
-def _possible(power_mw: int | None) -> int | None:
-    return None if power_mw is None or power_mw > _NO_BOARD_DRAWS_MW else power_mw
 
 
 def _number_of(value_type: int, bits: int) -> int | None:

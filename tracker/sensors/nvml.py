@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, cast
 
 from tracker.machine import boottime_us
@@ -16,14 +17,16 @@ from tracker.records import Device, NotMeasured, Reading
 from tracker.sensors import mig
 from tracker.sensors.cuda import shown_uuids
 from tracker.sensors.meter import AVERAGE_WINDOW_US, SUCCESS, Meter, Nvml, answer_of, code_of, text_of
+from tracker.sensors.nvml_errors import NOT_SUPPORTED, UNINITIALIZED, Absence, absence_of, reason_of, rule_of
 from tracker.sensors.processes import Ask, GpuUsers, ProcessTree
-from tracker.sensors.protocol import Inventory
+from tracker.sensors.protocol import GivenUpError, Inventory
+from tracker.sensors.troubles import BackOff, Troubles
 from tracker.sensors.visible import Board, Slice, select_boards
 from tracker.settings import GpuChoice
-from tracker.units import MICROSECONDS_PER_S
 
 logger = logging.getLogger(__name__)
 
+_REPLACED: Final = "\N{REPLACEMENT CHARACTER}"  # in a UUID that is no text
 _PROBE_STEPS: Final = 4
 _PROBE_STEP_S: Final = 0.001
 _PROBE_MOVES: Final = 2
@@ -31,42 +34,14 @@ _PROBE_LONGEST_STEP_US: Final = 5_000
 _PROBE_LIMIT_US: Final = 200_000
 
 
-@dataclass(frozen=True, slots=True)
-class _Absence:
-    reason: str
-    remedy: str = ""
-    is_fault: bool = True  # false: there is simply no NVIDIA GPU
-
-
-_ABSENCES: Final[Mapping[int, _Absence]] = {  # by nvmlReturn_t of nvmlInit
-    4: _Absence("no permission to use the NVIDIA driver", "ls -l /dev/nvidia*, then join the group that may read them"),
-    9: _Absence("the NVIDIA driver is installed but not loaded", "sudo modprobe nvidia"),
-    12: _Absence("no NVIDIA driver here (libnvidia-ml.so.1 not found)", is_fault=False),
-    18: _Absence("the NVIDIA driver was updated while the old one is loaded", "reboot, or reload the nvidia modules"),
-    # NVIDIA/nvidia-container-toolkit issue 48: so it is in a container after `systemctl daemon-reload`.
-    999: _Absence("the NVIDIA driver does not answer (unknown error)", "in a container: start a new one; else reboot"),
-}
-_NO_BINDING: Final = _Absence("the Python package nvidia-ml-py is missing", "pip install nvidia-ml-py")
-
-
-_UNINITIALIZED: Final = 1
-# INVALID_ARGUMENT (a stale handle), INSUFFICIENT_POWER, GPU_IS_LOST, RESET_REQUIRED, GPU_NOT_FOUND: waiting a tick does
-# not help. Other codes may pass by themselves.
-_GONE: Final = frozenset({2, 8, 15, 16, 28})
-_FAILURES_TOLD: Final = 3  # readings in a row
-_FIRST_WAIT_US: Final = 1 * MICROSECONDS_PER_S
-_LONGEST_WAIT_US: Final = 60 * MICROSECONDS_PER_S
-_MOST_TOLD: Final = 4
+_NO_BINDING: Final = Absence("the Python package nvidia-ml-py is missing", "pip install nvidia-ml-py")
 
 
 @dataclass(slots=True)
-class _Trouble:
-    """A GPU that does not answer, and when it is asked again."""
+class _Turn:
+    """One call's way through the devices."""
 
-    failures: int = 0  # in a row
-    wait_us: int = 0
-    retry_us: int = 0
-    is_told: bool = False
+    at: Device | None = None
 
 
 class NvmlSensor:
@@ -80,6 +55,7 @@ class NvmlSensor:
         processes: whose use of the boards look tells of; by default this process and its descendants.
         clock_us: the sample clock.
         pause_s: sleeps that many seconds; open waits some ms to see whether the counters move at each read.
+        dev: where the driver's device files are.
     """
 
     name = "nvml"
@@ -94,6 +70,7 @@ class NvmlSensor:
         processes: ProcessTree | None = None,
         clock_us: Callable[[], int] = boottime_us,
         pause_s: Callable[[float], None] = time.sleep,
+        dev: Path = Path("/dev"),
     ) -> None:
         self._nvml = _binding() if nvml is None else nvml
         self._gpus = gpus
@@ -102,125 +79,201 @@ class NvmlSensor:
         self._users = GpuUsers(processes or ProcessTree(os.getpid()))
         self._clock_us = clock_us
         self._pause_s = pause_s
+        self._dev = dev
         self._pid: int | None = None  # NVML is not safely inherited through fork: its state belongs to one process
+        self._init_failure = SUCCESS  # why NVML could not be initialised again
+        self._initialising = BackOff()
         self._meters: dict[str, Meter] = {}
         self._handles: dict[str, tuple[Any, ...]] = {}  # of what look looks at
-        self._troubles: dict[str, _Trouble] = {}
-        self._news: list[str] = []
-        self._told: Counter[str] = Counter()  # news of a GPU
+        self._troubles = Troubles()
         self._moves_at_each_read: dict[str, bool] = {}  # by name; outlives close: it is a property of the board
+        self._lock = threading.Lock()  # of the next two
+        self._turn = _Turn()
+        self._left_out: Device | None = None  # a call about it has not returned
+        self._missed: Device | None = None  # the same until its return is told
 
     def open(self) -> Inventory:
         if self._gpus == "none":
-            return _nothing(_Absence('left out by gpus="none"', is_fault=False))
+            return _nothing(Absence('left out by gpus="none"', is_fault=False))
         nvml = self._nvml
         if nvml is None:
             return _nothing(_NO_BINDING)
         self._meters = {}
-        self._troubles = {}
+        self._troubles = Troubles()
         try:
-            if self._pid != os.getpid():
-                nvml.nvmlInit()
-                self._pid = os.getpid()
-            count = nvml.nvmlDeviceGetCount()
+            count = self._count(nvml)
         except nvml.NVMLError as exc:
-            return _nothing(_ABSENCES.get(code_of(exc), _Absence(f"NVML: {exc}")))
+            return _nothing(absence_of(code_of(exc), self._dev))
         if count == 0:
-            return _nothing(_Absence("the NVIDIA driver finds no GPU", is_fault=False))
+            return _nothing(Absence("the NVIDIA driver finds no GPU", is_fault=False))
         return self._inventory(nvml, count)
+
+    def _count(self, nvml: Nvml) -> int:
+        """How many boards there are; initialises NVML where it is not, or no longer.
+
+        Raises:
+            NVMLError: of the binding.
+        """
+        if self._pid == os.getpid():
+            try:
+                return nvml.nvmlDeviceGetCount()
+            except nvml.NVMLError as exc:
+                if code_of(exc) != UNINITIALIZED:
+                    raise
+        nvml.nvmlInit()
+        self._pid = os.getpid()
+        self._init_failure = SUCCESS
+        return nvml.nvmlDeviceGetCount()
 
     def read(self, devices: Sequence[Device]) -> list[Reading]:
         clock_us = self._clock_us
         before_us = clock_us()
         if self._pid != os.getpid():
             return [Reading(before_us) for _ in devices]
+        if self._missed is not None and self._left_out is None:
+            self._troubles.tell(self._missed, "answers again")
+            self._missed = None
         readings = []
+        turn = self._turn
         for device in devices:
             meter = self._meters.get(device.key)
-            trouble = self._troubles.get(device.key)
-            if meter is None or (trouble is not None and before_us < trouble.retry_us):
+            is_waiting = meter is None or self._troubles.is_waiting(device.key, before_us)
+            if meter is None or is_waiting or not self._go_to(turn, device):
                 readings.append(Reading(before_us))
                 continue
             power_mw, average_mw, counter_uj = meter.read()
-            if meter.failure != SUCCESS and power_mw is None and counter_uj is None:
-                self._has_failed(device, meter, before_us)
-            elif trouble is not None:
-                self._answers_again(device)
+            self._check(turn)
+            if power_mw is None and counter_uj is None and self._mend(turn, devices, device, meter, before_us):
+                power_mw, average_mw, counter_uj = meter.read()
+                self._check(turn)
+            if power_mw is not None or counter_uj is not None:
+                if self._initialising.due_us:
+                    self._initialising = BackOff()
+                self._troubles.answered(device, meter.failure, has_counter=counter_uj is not None)
+            if meter.shows_no_power:
+                self._troubles.shows_no_power(device)
             after_us = clock_us()
             readings.append(Reading((before_us + after_us) // 2, power_mw, counter_uj, average_mw))
             before_us = after_us
+        self._go_to(turn, None)
         return readings
 
     def news(self) -> Sequence[str]:
         """As TellsOfDevices.news."""
-        news, self._news = self._news, []
-        return news
+        return self._troubles.news()
 
     def look(self, devices: Sequence[Device]) -> list[bool | None]:
         """As SeesProcesses.look."""
         if self._nvml is None or self._pid != os.getpid():
             return [None] * len(devices)
         ask = _asker(self._nvml)
-        return [self._users.look(ask, device.key, self._handles.get(device.key, ())) for device in devices]
+        turn = self._turn
+        in_use: list[bool | None] = []
+        for device in devices:
+            is_seen = not self._troubles.has(device.key) and self._go_to(turn, device)
+            handles = self._handles.get(device.key, ())
+            in_use.append(self._users.look(ask, device.key, handles) if is_seen else None)
+        self._go_to(turn, None)
+        return in_use
+
+    def leave_out(self) -> str | None:
+        """As LeavesDevicesOut.leave_out."""
+        with self._lock:
+            device = self._turn.at
+            if device is None or self._left_out is not None:
+                return None
+            self._left_out = self._missed = device
+            self._turn = _Turn()
+        return f"GPU {device.attributes.get('index', device.key)} ({device.name})"
 
     def close(self) -> None:
+        if self._left_out is not None:
+            return  # a thread is still in NVML
         self._meters = {}
         self._handles = {}
-        if self._nvml is not None and self._pid == os.getpid():
-            try:
-                self._nvml.nvmlShutdown()
-            except self._nvml.NVMLError as exc:
-                logger.debug("nvmlShutdown: %s", exc)
+        self._shut_down()
         self._pid = None
 
-    def _has_failed(self, device: Device, meter: Meter, now_us: int) -> None:
-        """Decide when a GPU that has not answered is asked again, and look it up anew where its handle may be stale.
+    def _go_to(self, turn: _Turn, device: Device | None) -> bool:
+        """Note which device a call is at, None at its end; false where the device is left out.
 
-        One that is off the bus can take seconds for each call, so it is not asked at every tick.
+        Raises:
+            GivenUpError: as in _check.
         """
-        trouble = self._troubles.setdefault(device.key, _Trouble())
-        trouble.failures += 1
-        is_gone = meter.failure in _GONE
-        if meter.failure != _UNINITIALIZED and not is_gone and trouble.failures < _FAILURES_TOLD:
-            return
-        trouble.wait_us = min(2 * trouble.wait_us or _FIRST_WAIT_US, _LONGEST_WAIT_US)
-        trouble.retry_us = now_us + trouble.wait_us
+        self._check(turn)
+        with self._lock:
+            turn.at = device
+            return device is None or self._left_out is None or self._left_out.key != device.key
+
+    def _check(self, turn: _Turn) -> None:
+        """Notice that a call has been overtaken.
+
+        Raises:
+            GivenUpError: it has. The device that it was at is no longer left out.
+        """
+        with self._lock:
+            if self._turn is not turn:
+                self._left_out = None
+                raise GivenUpError
+
+    def _mend(self, turn: _Turn, devices: Sequence[Device], device: Device, meter: Meter, now_us: int) -> bool:
+        """Do what helps a GPU that has not answered: nothing yet, or look it up anew, or begin with NVML anew.
+
+        Returns:
+            Whether to read it once more: NVML was shut down by others, maybe just before the run's end.
+        """
         nvml = self._nvml
         assert nvml is not None
-        if meter.failure == _UNINITIALIZED:  # somebody else in this process has shut NVML down, or the driver restarted
-            trouble.retry_us = now_us
-            answer_of(nvml, "nvmlInit")
-        handle = answer_of(nvml, "nvmlDeviceGetHandleByUUID", device.attributes.get("uuid", ""))
+        failure = meter.failure
+        if failure == SUCCESS or not self._troubles.failed(device, self._init_failure or failure, now_us):
+            return False
+        action = rule_of(failure).action
+        # Where no GPU answers, the driver may have been loaded anew. No living one is disturbed by a new beginning.
+        is_dead = action == "wait" and self._troubles.have_all([one.key for one in devices])
+        has_begun = False
+        if (action == "init" or is_dead) and now_us >= self._initialising.due_us:
+            self._initialising.failed(now_us)
+            has_begun = self._begin_again(nvml, is_shut_down=failure == UNINITIALIZED)
+            self._check(turn)
+        handle = _handle_of(nvml, device)
+        self._check(turn)
         if handle is not None:
             meter.rebind(handle)
             if len(self._handles.get(device.key, ())) == 1:
                 self._handles[device.key] = (handle,)
-        if not trouble.is_told and (is_gone or trouble.failures >= _FAILURES_TOLD):
-            trouble.is_told = True
-            text = text_of(answer_of(nvml, "nvmlErrorString", meter.failure)) or "unknown error"
-            self._tell(device, f"does not answer: {text} (NVML {meter.failure}); it is asked again from time to time")
+        return has_begun
 
-    def _answers_again(self, device: Device) -> None:
-        if self._troubles.pop(device.key).is_told:
-            self._tell(device, "answers again")
+    def _begin_again(self, nvml: Nvml, *, is_shut_down: bool) -> bool:
+        """Initialise NVML anew; false where that fails."""
+        if not is_shut_down:  # by somebody else in this process, who has taken our share of it too
+            self._shut_down()
+        try:
+            nvml.nvmlInit()
+        except nvml.NVMLError as exc:
+            self._init_failure = code_of(exc)
+            return False
+        self._init_failure = SUCCESS
+        return True
 
-    def _tell(self, device: Device, what: str) -> None:
-        """Some times in a GPU's life; one that comes and goes all day would fill the record."""
-        self._told[device.key] += 1
-        if self._told[device.key] <= _MOST_TOLD:
-            self._news.append(f"GPU {device.attributes.get('index', device.key)} ({device.name}) {what}")
+    def _shut_down(self) -> None:
+        if self._nvml is None or self._pid != os.getpid() or self._init_failure != SUCCESS:
+            return
+        try:
+            self._nvml.nvmlShutdown()
+        except self._nvml.NVMLError as exc:
+            logger.debug("nvmlShutdown: %s", exc)
 
     def _inventory(self, nvml: Nvml, count: int) -> Inventory:
         handles: dict[int, Any] = {}
         partitions: dict[int, mig.Partition] = {}
         boards = []
-        faults = {}
+        faults: dict[int, int] = {}
         ask = _asker(nvml)
         for index in range(count):
             try:
                 handle = handles[index] = nvml.nvmlDeviceGetHandleByIndex(index)
             except nvml.NVMLError as exc:
-                faults[index] = str(exc)
+                faults[index] = code_of(exc)
                 boards.append(Board(index))
             else:
                 partition = mig.partition_of(ask, handle)
@@ -242,33 +295,44 @@ class NvmlSensor:
             return Inventory(not_measured=(NotMeasured("gpu", "GPU", selection.reason),), warnings=selection.warnings)
 
         not_measured = []
-        found: list[tuple[Board, Meter]] = []
+        warnings = list(selection.warnings)
+        found: list[tuple[Board, str, Meter]] = []
+        keys = _keys(boards)
         for board in selection.boards:
-            name = board.name or f"GPU {board.index}"
+            name, key = board.name or f"GPU {board.index}", keys[board.index]
             if board.index in faults:
-                not_measured.append(NotMeasured("gpu", name, faults[board.index]))
+                code = faults[board.index]
+                reason, remedy = f"no answer, {reason_of(code)}", rule_of(code).remedy.format(gpu=board.index)
+                not_measured.append(NotMeasured("gpu", name, reason, remedy))
+                warnings.append(f"{name}: {reason}")
                 continue
             meter = Meter(nvml, handles[board.index], board.name)
             if meter.has_power or meter.has_counter:
-                found.append((board, meter))
-                self._meters[_key(board)] = meter
-                self._handles[_key(board)] = _watched(board, handles, partitions, selection.slices)
-            else:
+                found.append((board, key, meter))
+                self._meters[key] = meter
+                self._handles[key] = _watched(board, handles, partitions, selection.slices)
+            elif meter.why_not == NOT_SUPPORTED:
                 reason = "neither power nor energy is supported by this GPU and its driver"
-                not_measured.append(NotMeasured("gpu", name, reason, key=_key(board)))
+                not_measured.append(NotMeasured("gpu", name, reason, key=key))
+            else:
+                reason = f"power and energy are refused: {reason_of(meter.why_not)}"
+                not_measured.append(NotMeasured("gpu", name, reason, rule_of(meter.why_not).remedy, key))
+                warnings.append(f"{name}: {reason}")
         self._probe_counters()
         system = {
             "driver": text_of(answer_of(nvml, "nvmlSystemGetDriverVersion")),
             "nvml": text_of(answer_of(nvml, "nvmlSystemGetNVMLVersion")),
         }
         devices = tuple(
-            self._device(board, meter, system, selection.slices.get(board.index, ())) for board, meter in found
+            self._device(board, key, meter, system, selection.slices.get(board.index, ()))
+            for board, key, meter in found
         )
-        return Inventory(devices, tuple(not_measured), selection.warnings)
+        return Inventory(devices, tuple(not_measured), tuple(warnings))
 
-    def _device(self, board: Board, meter: Meter, system: Mapping[str, str], slices: Sequence[Slice]) -> Device:
+    def _device(
+        self, board: Board, key: str, meter: Meter, system: Mapping[str, str], slices: Sequence[Slice]
+    ) -> Device:
         sensor = meter.sensor_class
-        key = _key(board)
         notes = []
         if meter.is_module:  # Zeus PR 172: the counter of a GH200 is that of the whole module
             notes.append("covers the whole module: GPU, CPU and their memory")
@@ -368,10 +432,22 @@ def _watched(
     return tuple(handle for one, handle in zip(partition.slices, partition.handles, strict=True) if one in wanted)
 
 
-def _key(board: Board) -> str:
-    return board.uuid or board.pci_bus or f"gpu-{board.index}"
+def _keys(boards: Sequence[Board]) -> dict[int, str]:
+    """A key for each board, by index: its UUID, else its place on the bus, and never that of another board."""
+    keys: dict[int, str] = {}
+    for board in boards:
+        wanted = (board.uuid, board.pci_bus, f"gpu-{board.index}")
+        keys[board.index] = next(key for key in wanted if key and key not in keys.values())
+    return keys
 
 
-def _nothing(absence: _Absence) -> Inventory:
+def _handle_of(nvml: Nvml, device: Device) -> Any:
+    """The handle that a GPU has now, None where it is not found. One that has no UUID of its own goes by its place."""
+    if device.key == device.attributes.get("uuid") and _REPLACED not in device.key:
+        return answer_of(nvml, "nvmlDeviceGetHandleByUUID", device.key)
+    return answer_of(nvml, "nvmlDeviceGetHandleByPciBusId", device.attributes.get("pci_bus", ""))
+
+
+def _nothing(absence: Absence) -> Inventory:
     warnings = (f"GPU: {absence.reason}",) if absence.is_fault else ()
     return Inventory(not_measured=(NotMeasured("gpu", "GPU", absence.reason, absence.remedy),), warnings=warnings)

@@ -60,3 +60,22 @@ class TellsOfDevices(Protocol):
     def news(self) -> Sequence[str]:
         """What has happened to devices since the last call, for people; a few lines in all the sensor's life."""
         ...
+
+
+class GivenUpError(Exception):
+    """A call into a sensor has been overtaken: the device that it was at is left out since."""
+
+
+@runtime_checkable
+class LeavesDevicesOut(Protocol):
+    """A sensor that can go on without one device while its driver's call does not return."""
+
+    def leave_out(self) -> str | None:
+        """Go on without the device that read or look is at, until that call returns; called by another thread.
+
+        The call overtaken then raises GivenUpError, and another thread may call the sensor.
+
+        Returns:
+            The device, for people. None: this cannot be done, as no call is at one device, or one is left out already.
+        """
+        ...

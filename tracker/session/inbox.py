@@ -44,7 +44,7 @@ class Inbox:
     Attributes:
         unix_offset_us: from the sample clock to microseconds since 1970, at the run's start.
         start_us: the run's start on the sample clock; set when the first readings are in.
-        all_opened: set when every sensor expected has been opened.
+        all_opened: set when every sensor expected has been opened, or given up.
     """
 
     unix_offset_us: int
@@ -67,6 +67,13 @@ class Inbox:
         if not self._expected:
             self.all_opened.set()
 
+    def expect_no_more(self, sensor_name: str) -> None:
+        """Do not wait for this sensor."""
+        with self._lock:
+            self._expected.discard(sensor_name)
+            if not self._expected:
+                self.all_opened.set()
+
     def found(self, sensor: Sensor, inventory: Inventory) -> None:
         """As Listener.found."""
         with self._lock:
@@ -76,9 +83,7 @@ class Inbox:
                     self._index[key] = len(self._index)
                     self._devices.append((self._index[key], device))
             self._not_measured += inventory.not_measured
-            self._expected.discard(sensor.name)
-            if not self._expected:
-                self.all_opened.set()
+        self.expect_no_more(sensor.name)
 
     def received(self, sensor: Sensor, devices: Sequence[Device], readings: Sequence[Reading]) -> None:
         """As Listener.received; devices that found did not name are not this run's."""

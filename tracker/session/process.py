@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MOST_WARNINGS: Final = 10
+
+MOST_LINES: Final = 10  # in the training's output, whatever goes wrong
 
 
 class Finishing(Protocol):
@@ -42,18 +43,27 @@ class ProcessState:
         self.is_run_id_taken = False
         self.begun: Counter[str | None] = Counter()  # runs of a job, by name
         self._said: set[str] = set()
+        self._lines = 0
+
+    def begin(self, run: Finishing) -> None:
+        """Count a run among those that go on."""
+        with self.lock:
+            if not self.live:
+                self._lines = 0
+            self.live.append(run)
 
     def warn_once(self, cause: str, message: str) -> None:
-        """Log a warning, once per cause and process, and ten in all: the runs keep the rest."""
+        """Log a warning, once per cause and process, and a few of them while runs go on: their records keep all."""
         with self.lock:
             if cause in self._said:
                 return
             self._said.add(cause)
-            count = len(self._said)
-        if count < MOST_WARNINGS:
+            self._lines += 1
+            lines = self._lines
+        if lines < MOST_LINES:
             logger.warning("tracker: %s", message)
-        elif count == MOST_WARNINGS:
-            logger.warning("tracker: there is more to say; each run keeps it (tracker show last)")
+        elif lines == MOST_LINES:
+            logger.warning("tracker: more went wrong: `tracker show last` has it all")
 
 
 _state: ProcessState | None = None

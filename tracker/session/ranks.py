@@ -73,6 +73,12 @@ class NodeGpus:
             seen |= zip((device.key for device in owned), sensor.look(owned), strict=True)
         return [seen[device.key] for device in devices]
 
+    def news(self) -> list[str]:
+        return [line for sensor in self._sensors for line in sensor.news()]
+
+    def leave_out(self) -> str | None:
+        return next(filter(None, (sensor.leave_out() for sensor in self._sensors)), None)
+
     def close(self) -> None:
         for sensor in self._sensors:
             sensor.close()

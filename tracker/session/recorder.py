@@ -17,6 +17,7 @@ from tracker.machine import boottime_us, clock_pair, this_segment
 from tracker.records import (
     ClockPair,
     Device,
+    DeviceKind,
     IntensityUse,
     Mark,
     NotMeasured,
@@ -27,7 +28,7 @@ from tracker.records import (
     Span,
     datetime_of,
 )
-from tracker.sampler import MIN_SPACING_US
+from tracker.sampler import MIN_SPACING_US, left_out
 from tracker.sensors.host import HostModel, without_measured
 from tracker.sensors.protocol import Inventory, Sensor
 from tracker.session import provenance
@@ -37,6 +38,7 @@ from tracker.session.inbox import Inbox, Mail
 from tracker.session.launcher import Job
 from tracker.session.ledger import Ledger
 from tracker.session.past import reader_of
+from tracker.session.periods import period_for
 from tracker.session.process import ProcessState
 from tracker.session.target import StoredSource, Target
 from tracker.session.use import GpuUse
@@ -48,12 +50,17 @@ from tracker.units import MICROSECONDS_PER_S
 logger = logging.getLogger(__name__)
 
 SEAL_PERIOD_US: Final = 60 * MICROSECONDS_PER_S
+FIRST_READING_S: Final = 0.2  # of the time to start, kept for the sensors that are ready
 LAST_READING_TIMEOUT_S: Final = 2.0
 LAST_COMMIT_TIMEOUT_S: Final = 10.0
 SNAPSHOT_TIMEOUT_S: Final = 5.0
-NO_COUNTER_PERIOD_US: Final = MICROSECONDS_PER_S // 10
 FIRST_PATIENCE_S: Final = 5.0  # with a database that takes nothing
 UNUSED_PERIOD_US: Final = 3600 * MICROSECONDS_PER_S  # of a sensor whose devices this run leaves out
+PART_OF: Final[Mapping[str, tuple[DeviceKind, str]]] = {  # kind and name, by sensor
+    "nvml": ("gpu", "GPU"),
+    "rapl": ("cpu_package", "CPU"),
+    HostModel.name: ("cpu", "CPU"),
+}
 
 
 # For what is seen of the GPUs (ranks.view_of): the sensors, with their periods in µs.
@@ -109,6 +116,7 @@ class Recorder:
         self._target = Target(settings.db, self._warn)
         self._periods_us: dict[str, int] = {}  # by name of the sensor
         self._inventories: list[Inventory] = []  # of the sensors opened so far
+        self._opened: set[str] = set()  # their names
         self._cost_before = (state.sampler.cost(), state.writer.cpu_s)
         self._final: Run | None = None
         self._first_failure_s: float | None = None  # of the commits that fail now
@@ -131,8 +139,7 @@ class Recorder:
 
     def start(self, deadline_s: float) -> None:
         """Open database and sensors, take the first readings; until the deadline at most."""
-        with self._state.lock:
-            self._state.live.append(self)
+        self._state.begin(self)
         if self._is_leading:
             self._sample()
         else:
@@ -140,7 +147,7 @@ class Recorder:
             self._inbox.expect(())
         self._state.writer.add(self)
         self._state.writer.call(self._begin, _left_s(deadline_s))
-        self._inbox.all_opened.wait(_left_s(deadline_s))
+        self._inbox.all_opened.wait(_left_s(deadline_s - FIRST_READING_S))
         self._state.sampler.read_now(_left_s(deadline_s))
         start_us = boottime_us()
         self._inbox.start_us = start_us
@@ -206,14 +213,9 @@ class Recorder:
             if not inventory.devices:
                 period_us = UNUSED_PERIOD_US
         self._inventories.append(inventory)
+        self._opened.add(sensor.name)
         devices = inventory.devices
-        if self._settings.interval_s is None and any(d.kind == "gpu" and not d.has_counter for d in devices):
-            period_us = min(period_us, NO_COUNTER_PERIOD_US)
-        for device in devices:
-            if device.counter_modulus_uj is not None and device.max_power_mw:
-                # Half the time of a wrap at the highest power: longer cells cannot tell one wrap from two.
-                wrap_us = device.counter_modulus_uj * 1000 // device.max_power_mw
-                period_us = min(period_us, max(NO_COUNTER_PERIOD_US, wrap_us // 2))
+        period_us = period_for(devices, period_us, self._settings.interval_s)
         if period_us != self._periods_us[sensor.name]:
             self._state.sampler.set_period(self, sensor, period_us)
         for warning in inventory.warnings:
@@ -223,6 +225,10 @@ class Recorder:
             seed = self._seeds.pop((device.kind, device.key), None)
             if seed is not None:
                 self._inbox.received(sensor, [device], [seed])
+
+    def gave_up(self, sensor: Sensor) -> None:
+        self._inbox.expect_no_more(sensor.name)
+        self.told(left_out(sensor.name))
 
     def received(self, sensor: Sensor, devices: Sequence[Device], readings: Sequence[Reading]) -> None:
         self._inbox.received(sensor, devices, readings)
@@ -430,12 +436,20 @@ class Recorder:
             status=status,
             duration_us=max(0, until_us - self._inbox.start_us),
             is_ended=status != "running",
-            not_measured=self._not_measured,
+            not_measured=[*self._not_measured, *self._unopened()],
             warnings=self._warnings,
             source=StoredSource(self._target.db) if self._target.db else None,
         )
         unused = self._unused(run)
         return run if unused is None else replace(run, warnings=(*run.warnings, unused))
+
+    def _unopened(self) -> list[NotMeasured]:
+        """What is not measured because its driver has not told yet what there is."""
+        return [
+            NotMeasured(*PART_OF[sensor.name], "its driver has not answered")
+            for sensor, _ in self._sensors
+            if sensor.name not in self._opened and sensor.name in PART_OF
+        ]
 
     def _unused(self, run: Run) -> str | None:
         """What is to be said of GPUs that were taken because CUDA shows them."""
