@@ -168,7 +168,7 @@ def test_a_gpu_whose_reading_never_ends_is_given_up_and_named(standin_nvml):
 
     assert (len(took_s), none) == (READS, "")
     took_s, trouble = _read(sensor, devices, 0.2)
-    assert took_s == [] and trouble.startswith("reading took longer than 200 ms: given up")
+    assert took_s == [] and trouble.startswith("reading GPU 1 (B) took longer than 200 ms: given up")
     standin_nvml.let_go()
 
 

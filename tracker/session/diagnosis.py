@@ -20,7 +20,7 @@ from tracker import settings as settings_module
 from tracker.records import Device, Method
 from tracker.sensors.host import HostModel, without_measured
 from tracker.sensors.nvml import NvmlSensor
-from tracker.sensors.protocol import Inventory, Sensor
+from tracker.sensors.protocol import Inventory, LeavesDevicesOut, Sensor
 from tracker.sensors.rapl import RaplSensor
 from tracker.session.checks import check_replay, check_zone
 from tracker.session.clashes import clashes
@@ -158,7 +158,8 @@ def _read(sensor: Sensor, devices: Sequence[Device], timeout_s: float) -> tuple[
     for _ in range(READS if devices else 0):
         read = _within(lambda: sensor.read(devices), timeout_s)
         if read.value is None:
-            return took_s, f"reading {read.trouble}{_HINTS.get(sensor.name, '')}"
+            stuck = sensor.leave_out() if isinstance(sensor, LeavesDevicesOut) else None
+            return took_s, f"reading {f'{stuck} ' if stuck else ''}{read.trouble}{_HINTS.get(sensor.name, '')}"
         took_s.append(read.took_s)
     return took_s, ""
 
