@@ -16,13 +16,14 @@ NO_POWER = tuple(Fault(name, NOT_SUPPORTED) for name in ("field:185", "field:186
 
 WORK = """
 import time, tracker
-for n in range(3):
-    with tracker.track(f"run {n}", interval_s=0.01) as run:
-        for step in range(20):
-            with run.span("step", index=step):
-                run.mark(step=step)
-                time.sleep(0.05)
-        run.snapshot()
+with tracker.track("whole", interval_s=0.01):
+    for n in range(3):
+        with tracker.track(f"run {n}", interval_s=0.01) as run:
+            for step in range(20):
+                with run.span("step", index=step):
+                    run.mark(step=step)
+                    time.sleep(0.05)
+            run.snapshot()
 print("the result")
 """
 
