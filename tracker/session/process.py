@@ -43,19 +43,23 @@ class ProcessState:
         self.is_run_id_taken = False
         self.begun: Counter[str | None] = Counter()  # runs of a job, by name
         self._said: set[str] = set()
+        self._lines = 0
 
     def begin(self, run: Finishing) -> None:
         """Count a run among those that go on."""
         with self.lock:
+            if not self.live:
+                self._lines = 0
             self.live.append(run)
 
     def warn_once(self, cause: str, message: str) -> None:
-        """Log a warning, once per cause and process, and a few of them in all: the runs' records keep the rest."""
+        """Log a warning, once per cause and process, and a few of them while runs go on: their records keep all."""
         with self.lock:
             if cause in self._said:
                 return
             self._said.add(cause)
-            lines = len(self._said)
+            self._lines += 1
+            lines = self._lines
         if lines < MOST_LINES:
             logger.warning("tracker: %s", message)
         elif lines == MOST_LINES:
