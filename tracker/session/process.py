@@ -48,9 +48,15 @@ class ProcessState:
     def begin(self, run: Finishing) -> None:
         """Count a run among those that go on."""
         with self.lock:
+            self.live.append(run)
+
+    def end(self, run: Finishing) -> None:
+        """Count it among them no more. What is said after the last one belongs to the next, which may begin by it."""
+        with self.lock:
+            if run in self.live:
+                self.live.remove(run)
             if not self.live:
                 self._lines = 0
-            self.live.append(run)
 
     def warn_once(self, cause: str, message: str) -> None:
         """Log a warning, once per cause and process, and a few of them while runs go on: their records keep all."""

@@ -194,9 +194,7 @@ class Recorder:
             if self._seat is not None:
                 self._seat.leave()
             state.writer.remove(self, LAST_READING_TIMEOUT_S)
-            with state.lock:
-                if self in state.live:
-                    state.live.remove(self)
+            state.end(self)
         return self._final or self._unaccounted(status)
 
     def forget_after_fork(self) -> None:
