@@ -141,7 +141,7 @@ def test_a_second_job_of_the_same_shell_is_another_run(job):
     for _ in range(2):
         for process in launched(job, seconds=2.0):
             assert process.wait() == 0
-        assert len(tracker.runs()) == 2
+    assert len(tracker.runs()) == 2
 
 
 @pytest.mark.torch
