@@ -69,7 +69,7 @@ def test_a_package_that_comes_earlier_on_the_path_hides_ours(cwd, site, tmp_path
 def test_the_old_pynvml_distribution_hides_the_binding(cwd, site):
     distribution(site, "pynvml", "11.5.3", "pynvml/__init__.py", "pynvml/nvml.py")
 
-    (clash,) = clashes(cwd, [OURS, str(site)])
+    (clash,) = clashes(cwd, [str(site), OURS])
 
     assert clash.is_fatal and "pip uninstall -y pynvml" in clash.text and "nvidia-ml-py" in clash.text
 
