@@ -124,6 +124,13 @@ def test_a_file_with_zones_answers_for_those_alone(path: Path) -> None:
     assert OwnFile(path, NOW).code_of("ES") is None
 
 
+def test_a_record_without_a_zone_holds_in_every_zone(path: Path) -> None:
+    content = "zone,start,g_per_kwh\n,2026-11-25T00:00Z,1\nFR,2026-11-25T01:00Z,2\n,2026-11-25T02:00Z,3\n"
+
+    assert grams(answered(path, content)) == [1, 2, 3]
+    assert grams(answered(path, content, zone="DE")) == [1, 3]
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from grid_server import GridServer, Reply
+from grid_server import GridServer, Reply, sample
 
 from tracker.errors import ForbiddenError, UnauthorisedError, UnbelievableError
 from tracker.intensity.providers.protocol import Answer, Provider
@@ -77,6 +77,13 @@ def test_neso_knows_regions_nations_and_the_outward_half_of_postcodes(
     grid: GridServer, zone: str, code: str | None
 ) -> None:
     assert provider(grid, "neso", "GB").code_of(zone) == code
+
+
+def test_neso_error_with_status_200_is_no_empty_answer(grid: GridServer) -> None:
+    grid.plays(json.loads(sample("gb_error_500.json")))
+
+    with pytest.raises(UnbelievableError, match="an error with status 200"):
+        provider(grid, "neso", "GB").fetch("GB", NOW - HOUR, NOW)
 
 
 # ODRÉ
@@ -157,6 +164,13 @@ def test_denmark_is_asked_once_per_dataset_and_measured_values_come_first(grid: 
     assert (query["timezone"], query["limit"]) == ("UTC", "0")
     assert json.loads(query["filter"]) == {"PriceArea": ["DK2"]}
     assert (query["start"], query["end"]) == ("2026-11-25T11:10", "2026-11-25T12:10")
+
+
+def test_denmark_forecast_in_place_of_what_was_measured_is_not_believed(grid: GridServer) -> None:
+    grid.plays({"dataset": "CO2EmisProg", "records": []})
+
+    with pytest.raises(UnbelievableError, match="asked for CO2Emis, it answered 'CO2EmisProg'"):
+        provider(grid, "energidataservice", "DK-DK1").fetch("DK-DK1", NOW - HOUR, NOW)
 
 
 def test_denmark_as_a_whole_is_not_guessed_to_be_one_of_its_halves(grid: GridServer) -> None:
@@ -240,6 +254,21 @@ def test_electricity_maps_version_is_that_of_the_base_address(grid: GridServer) 
     assert answer.values[0].intensity_g_per_kwh == 5
 
 
+def test_electricity_maps_in_another_unit_step_or_basis_is_refused_or_says_so(grid: GridServer) -> None:
+    asked = provider(grid, "electricitymaps", "DE")
+    for extra in ({"unit": "kgCO2eq/kWh"}, {"temporalGranularity": "daily"}):
+        grid.plays({"zone": "DE", "data": [{**em_hour(NOW - HOUR), **extra}]})
+        with pytest.raises(UnbelievableError, match="answered in"):
+            asked.fetch("DE", NOW - HOUR, NOW)
+
+    grid.plays({"zone": "DE", "data": [{**em_hour(NOW - HOUR, grams=0), "emissionFactorType": "direct"}]})
+    (value,) = asked.fetch("DE", NOW - HOUR, NOW).values
+
+    assert (value.basis, value.intensity_g_per_kwh) == ("direct", 0)
+    grid.plays({"zone": "DE", "data": [{**em_hour(NOW - HOUR), "emissionFactorType": "other"}]})
+    assert asked.fetch("DE", NOW - HOUR, NOW).values[0].basis == "unknown"
+
+
 # WattTime
 
 
@@ -306,6 +335,8 @@ def test_watttime_says_what_a_plan_withholds(grid: GridServer) -> None:
 
     assert reasons(answer) == ["the plan of this token has no forecast"]
     assert any("Invalid scope" in said for said in answer.warnings)
+    with pytest.raises(ForbiddenError):
+        provider(grid, "watttime", "CAISO_NORTH").fetch("CAISO_NORTH", NOW, NOW + HOUR)
 
 
 # Energy-Charts
@@ -314,19 +345,33 @@ def test_watttime_says_what_a_plan_withholds(grid: GridServer) -> None:
 def test_energy_charts_says_its_licence_and_refuses_lists_that_do_not_fit(grid: GridServer) -> None:
     first = int((NOW - HOUR).replace(minute=0).timestamp())
     payload = {"unix_seconds": [first, first + 900], "co2eq": [300, None], "co2eq_forecast": [None, 310]}
-    grid.plays(payload, {**payload, "co2eq": [300]})
+    grid.plays({**payload, "deprecated": True}, {**payload, "co2eq": [300]})
     asked = provider(grid, "energycharts", "GB")
 
     answer = asked.fetch("GB", NOW - HOUR, NOW - HOUR / 2)
     with pytest.raises(UnbelievableError, match="2 times, 1 values"):
         asked.fetch("GB", NOW - HOUR, NOW - HOUR / 2)
 
-    assert "personal use" in answer.warnings[0]
+    assert "personal use" in answer.warnings[0] and "deprecated" in answer.warnings[1]
     assert [(value.status, value.dataset, value.basis) for value in answer.values] == [
         ("provisional", "co2eq", "unknown"),
         ("forecast", "co2eq_forecast", "unknown"),
     ]
-    assert grid.asked[0].query["country"] == "uk"
+    query = grid.asked[0].query  # from an hour ahead, so that a single step shows its length
+    assert (query["country"], query["start"], query["end"]) == (
+        "uk", "2026-11-25T10:00+00:00", "2026-11-25T12:00+00:00"
+    )  # fmt: skip
+
+
+def test_energy_charts_steps_are_as_long_as_they_are_apart(grid: GridServer) -> None:
+    noon = NOW.replace(minute=0)
+    times = [int((noon - 2 * HOUR).timestamp()), int((noon - HOUR).timestamp())]
+    grid.plays({"unix_seconds": times, "co2eq": [300, 310]})
+
+    answer = provider(grid, "energycharts", "DE").fetch("DE", noon - HOUR, noon)
+
+    assert [(value.intensity_g_per_kwh, value.end - value.start) for value in answer.values] == [(310, HOUR)]
+    assert answer.gaps == ()
 
 
 # EIA
@@ -381,6 +426,16 @@ def test_an_eia_hour_that_lacks_a_fuel_of_the_others_is_a_gap(grid: GridServer) 
     answer = mixed(grid, ("2026-11-20T10", "COL", 5), ("2026-11-20T10", "NG", 5), ("2026-11-20T11", "NG", 5))
 
     assert reasons(answer) == ["no generation of COL for this hour"]
+
+
+def test_eia_two_figures_for_one_fuel_are_a_gap_and_what_is_to_come_is_not_asked_for(grid: GridServer) -> None:
+    answer = mixed(grid, ("2026-11-20T11", "NG", 5), ("2026-11-20T11", "COL", 5), ("2026-11-20T11", "COL", 6))
+    assert reasons(answer) == ["two different values for the same time"]
+    asked = len(grid.asked)
+
+    future = provider(grid, "eia", "PJM").fetch("PJM", NOW, NOW + HOUR)
+
+    assert reasons(future) == ["not over yet, and the source has no forecast"] and len(grid.asked) == asked
 
 
 def test_eia_pages_are_read_to_the_last(grid: GridServer) -> None:

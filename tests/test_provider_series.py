@@ -184,5 +184,8 @@ def test_chunks_are_the_stretch_and_steps_enclose_an_instant(minutes: int, lengt
 
 
 def test_a_text_of_others_is_one_line_that_can_be_stored() -> None:
+    noted = replace(row(0, 100), note="Donn\xe9es\0temps\nr\xe9el")
+
+    assert answer_of(SERIES, [noted], T0, T0 + HOUR).values[0].note == "Donn\xe9es temps r\xe9el"
     assert shown("a\0b\n\ud800 c\x1b[31m") == "a b c [31m"
     assert len(shown("x" * 500)) == 160

@@ -110,7 +110,7 @@ def rows_of(payload: object, now: datetime) -> Iterator[Row]:
         raise UnbelievableError(f"{who}: its times are {length} apart")
     for start, value, guess in zip(starts, measured, expected, strict=True):
         end = after(who, start, length)
-        if value is None and guess is not None:
+        if value is None:
             yield Row(start, end, guess, "forecast", dataset="co2eq_forecast")
         else:
             yield Row(start, end, value, settled(PROFILE, end, now))

@@ -20,6 +20,7 @@ from tracker.intensity.providers.series import (
     chunks,
     floor_to,
     instant,
+    layered,
     settled,
 )
 from tracker.intensity.providers.transport import Access, fetch_json
@@ -76,7 +77,7 @@ class Neso:
         for first, stop in chunks(floor_to(start, _STEP), ceil_to(end, _STEP), _LONGEST):
             payload = fetch_json(self._access, f"{prefix}/{_minute(first)}/{_minute(stop)}{suffix}")
             # Both ends are in the answer, so the step at a border is in both chunks.
-            rows += [row for row in rows_of(payload, code, now) if first <= row.start < stop]
+            rows = layered(rows, rows_of(payload, code, now))
         series = Series(PROFILE, zone, prefix.strip("/"), f"{self._access.url}{prefix}{suffix}", now, "gCO2/kWh")
         return answer_of(series, rows, start, end)
 

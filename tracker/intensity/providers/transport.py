@@ -112,7 +112,8 @@ def access(
         raise SettingError(f"{variable}_URL: {fault}")
     if token is not None and not token.isprintable():
         raise SettingError(f"{variable}_TOKEN: holds a line break or another control character; copy it again")
-    _import_ahead()
+    import requests  # noqa: F401 - and not in the fetching thread: a fork meanwhile would hang the child at its import
+
     return Access(title, variable, url.rstrip("/"), token, offline, before_request, now=now)
 
 
@@ -128,13 +129,6 @@ def _fault_of(url: str) -> str:
     if parts.username is not None or parts.password is not None:
         return "must not hold a user name or password"
     return ""
-
-
-def _import_ahead() -> None:
-    """What a request would import in the fetching thread, where a fork meanwhile would hang the child."""
-    import requests  # noqa: F401
-
-    "host".encode("idna")  # sockets do, and the codec is a module of its own
 
 
 def fetch_json(
