@@ -63,7 +63,7 @@ def test_whatever_fails_the_program_says_it_in_ten_lines_once_per_cause(all_wron
     assert 4 <= len(lines) <= MOST_LINES, done.stderr
     assert len(set(lines)) == len(lines)
     assert all(line.startswith("tracker: ") for line in lines)
-    for cause in ("Nowhere", "zoen", "0.5", "folder.db", "no GPU is 99"):
+    for cause in ("Nowhere", "zoen", "pue must be", "folder.db", "no GPU is 99"):
         assert len([line for line in lines if cause in line]) == 1, (cause, done.stderr)
 
 
