@@ -94,7 +94,7 @@ def test_a_driver_that_never_answers_holds_nobody_up_and_is_named(machine, caplo
 def test_a_reading_that_never_returns_costs_its_own_gpu_alone(machine, caplog):
     hung = Delay(FIELD_CALL, from_us=2 * S)
     machine(Gpu((Const(100_000),)), Gpu((Const(200_000),), delays=(hung,)), Gpu((Const(300_000),)))
-    live = tracker.track("hung").start()
+    live = tracker.track("hung", interval_s=0.1).start()
     time.sleep(3.5)
     run, stop_s = timed(live.stop)
 
@@ -104,7 +104,7 @@ def test_a_reading_that_never_returns_costs_its_own_gpu_alone(machine, caplog):
     assert first.energy_j == pytest.approx(100 * run.duration_s, rel=0.02)
     assert third.energy_j == pytest.approx(300 * run.duration_s, rel=0.02)
     assert second.energy_j == pytest.approx(200 * second.coverage * run.duration_s, rel=0.02)
-    assert 0.2 < second.coverage < 0.7
+    assert 0.1 < second.coverage < 0.8
     assert cpu_of(run).coverage == 1
     assert [line for line in caplog.messages if "GPU 1" in line and "has not returned" in line]
 
