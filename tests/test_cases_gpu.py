@@ -6,7 +6,7 @@ import sqlite3
 import time
 
 import pytest
-from standin.nvml import GPU_IS_LOST, NOT_SUPPORTED, Const, Fault, Gpu, Square
+from standin.nvml import GPU_IS_LOST, NOT_SUPPORTED, Const, Fault, Gpu, Lie, Square
 
 import tracker
 from tracker.machine import boottime_us
@@ -62,6 +62,22 @@ def test_a_board_without_a_counter_is_integrated_from_power_and_says_so(tracked)
     assert gpu.method == "power"
     assert gpu.energy_j == pytest.approx(180 * run.duration_s, rel=0.03)
     assert len([m for m in messages if "GPU" in m]) <= 1
+
+
+def test_power_that_never_changes_is_taken_as_it_is_and_named(tracked):
+    stuck, _ = tracked(Gpu((Const(180_000),), faults=NO_COUNTER), seconds=6.5)
+    (gpu,) = gpus_of(stuck)
+    assert any("may be stuck" in note for note in gpu.notes)
+    assert gpu.energy_j == pytest.approx(180 * stuck.duration_s, rel=0.03)
+
+
+def test_a_board_that_shows_no_power_at_all_has_no_energy_and_not_0(tracked):
+    run, _ = tracked(Gpu(lies=(Lie("power", "reads", 0),), faults=NO_COUNTER), Gpu((Const(100_000),)))
+    dark, lit = gpus_of(run)
+    assert (dark.energy_j, dark.method) == (None, "none")
+    assert run.energy_j == lit.energy_j == pytest.approx(100 * run.duration_s, rel=0.03)
+    assert any(part.key == dark.key for part in run.not_measured)
+    assert any("0 W" in warning for warning in run.warnings)
 
 
 def test_a_board_without_any_meter_is_unknown_and_the_total_says_that_it_lacks_it(tracked):

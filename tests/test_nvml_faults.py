@@ -17,6 +17,7 @@ from tracker.sensors.nvml import NvmlSensor
 from tracker.sensors.nvml_errors import rule_of
 from tracker.sensors.protocol import GivenUpError, Inventory
 from tracker.session.account import gap_us_of
+from tracker.session.ranks import NodeGpus
 from tracker.store.codec import append_reading, hot_bytes, hot_rows, samples_of_hot
 
 S = 1_000_000
@@ -105,6 +106,14 @@ def test_an_error_that_passes_is_a_gap_of_power_and_none_of_energy(standin_nvml)
     assert run.energy(device, 30)[:2] == (9000.0, 30.0)
 
 
+def test_an_error_at_the_last_reading_costs_nothing_where_a_second_try_succeeds(standin_nvml):
+    run = Run(standin_nvml, Gpu((Const(100_000),)))
+    run.go_on(0, 9)
+    standin_nvml.fail_once(FIELD_CALL, TIMEOUT)
+    run.go_on(10, 10)
+    assert run.energy(run.inventory.devices[0], 10)[:2] == (1000.0, 10.0) and run.news == []
+
+
 def test_a_gpu_that_comes_and_goes_all_day_is_told_a_few_times(standin_nvml):
     run = Run(standin_nvml, Gpu(faults=tuple(lost(20 * n, 20 * n + 9) for n in range(1, 40))))
     run.go_on(0, 900)
@@ -141,7 +150,7 @@ def test_every_error_of_one_gpu_is_named_and_ends_and_costs_the_other_nothing(st
     assert run.energy(faulty, 300)[:2] == (60_000.0, 300.0)  # its counter went on
     assert f"(NVML {code})" in run.news[0] and run.news[1:] == ["GPU 1 (Stand-in GPU): answers again"]
     assert rule_of(code).reason in run.news[0] and rule_of(code) != rule_of(12345)
-    assert standin_nvml.calls(FIELD_CALL) - calls < 2 * 301 - 100  # while it fails it is asked now and then only
+    assert standin_nvml.calls(FIELD_CALL) - calls < 2 * 301 - 80  # while it fails it is asked now and then only
 
 
 def test_an_error_that_nobody_has_heard_of_is_one_that_may_pass(standin_nvml):
@@ -178,7 +187,7 @@ def test_a_driver_loaded_anew_is_begun_with_anew(standin_nvml):
     assert [line.partition(":")[0] for line in run.news] == ["GPUs 0, 1"] * 2
 
 
-def test_a_driver_that_cannot_be_begun_with_anew_says_why_and_is_tried_now_and_then(standin_nvml):
+def test_a_driver_that_cannot_be_begun_with_anew_says_why_and_is_taken_up_once_it_can(standin_nvml):
     run = Run(standin_nvml, *(Gpu() for _ in range(8)))
     run.go_on(0, 9)
     standin_nvml.shut_down()
@@ -255,15 +264,8 @@ def test_a_call_that_hangs_leaves_out_its_gpu_until_it_returns(standin_nvml):
     run.go_on(0, 9)
     standin_nvml.set_time_us(START_US + 10 * S)
     devices = run.inventory.devices
-    overtaken: list[Exception] = []
-
-    def read() -> None:
-        try:
-            run.sensor.read(devices)
-        except GivenUpError as exc:
-            overtaken.append(exc)
-
-    thread = threading.Thread(target=read)
+    overtaken: list[Exception | None] = []
+    thread = threading.Thread(target=lambda: overtaken.append(the_exception_of(lambda: run.sensor.read(devices))))
     calls = standin_nvml.calls(FIELD_CALL)
     thread.start()
     while standin_nvml.calls(FIELD_CALL) < calls + 2:
@@ -276,7 +278,7 @@ def test_a_call_that_hangs_leaves_out_its_gpu_until_it_returns(standin_nvml):
     thread.join(5)
     run.go_on(31, 60)
 
-    assert left_out == "GPU 1 (Stand-in GPU)" and len(overtaken) == 1
+    assert left_out == "GPU 1 (Stand-in GPU)" and [type(exc) for exc in overtaken] == [GivenUpError]
     for device, watts in zip(devices, (100, 200, 300), strict=True):
         assert run.energy(device, 60)[:2] == (60.0 * watts, 60.0)
     assert {r.counter_uj for r in run.readings[devices[1].key][10:29]} == {None}
@@ -290,6 +292,45 @@ FAULTS = st.builds(
     st.integers(1, 40),
     st.integers(1, 30),
 )
+
+
+def test_the_gpus_of_several_processes_are_told_of_and_left_out_one_by_one(standin_nvml):
+    standin_nvml.set_time_us(START_US)
+    hung = Delay(FIELD_CALL, from_us=START_US + 10 * S)
+    standin_nvml.plug(Gpu(faults=(lost(5, 8),)), Gpu(delays=(hung,)))
+    node = NodeGpus([NvmlSensor(gpus=(index,), clock_us=standin_nvml.clock_us) for index in (0, 1)])
+    devices = node.open().devices
+    news: list[str] = []
+    for second in range(10):
+        standin_nvml.set_time_us(START_US + second * S)
+        node.read(devices)
+        news += node.news()
+    assert [line.partition(" (")[0] for line in news] == ["GPU 0"] * 2
+    assert node.leave_out() is None  # no call is at a device
+
+    standin_nvml.set_time_us(START_US + 10 * S)
+    calls = standin_nvml.calls(FIELD_CALL)
+    overtaken: list[Exception | None] = []
+    thread = threading.Thread(target=lambda: overtaken.append(the_exception_of(lambda: node.read(devices))))
+    thread.start()
+    while standin_nvml.calls(FIELD_CALL) < calls + 2:
+        assert thread.is_alive()
+    assert node.leave_out() == "GPU 1 (Stand-in GPU)"
+    first, second = node.read(devices)
+    standin_nvml.let_go()
+    thread.join(5)
+
+    assert first.counter_uj is not None and second.counter_uj is None
+    assert [type(exc) for exc in overtaken] == [GivenUpError]
+    assert all(reading.counter_uj is not None for reading in node.read(devices))
+
+
+def the_exception_of(call: Any) -> Exception | None:
+    try:
+        call()
+    except GivenUpError as exc:
+        return exc
+    return None
 
 
 def between(from_s: int, length_s: int) -> tuple[int, int]:

@@ -277,6 +277,56 @@ def test_leaving_does_not_wait_for_a_call_that_does_not_return():
     stuck.let_go.set()
 
 
+class StuckAtTheEnd(FakeSensor):
+    """Its close does not return until it is let go."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.let_go = threading.Event()
+
+    def close(self) -> None:
+        assert self.let_go.wait(30)
+        super().close()
+
+
+def test_a_sensor_that_does_not_close_holds_up_nobody_and_is_opened_again_when_it_has():
+    sampler, first, second = Sampler(), Ear(), Ear()
+    stuck, healthy = StuckAtTheEnd("stuck"), FakeSensor("healthy")
+    sampler.attach(first, [(stuck, S)])
+    assert sampler.read_now(5)
+    sampler.detach(first, timeout_s=0.05)
+
+    sampler.attach(second, [(healthy, S)])
+    while not healthy.reads:
+        sampler.rescue(limit_us=0)
+        sampler.read_now(0.1)
+    third = Ear()
+    sampler.attach(third, [(stuck, S)])
+    assert stuck.opened == 1
+    stuck.let_go.set()
+    while "stuck" not in [name for name, _ in third.heard]:
+        assert sampler.read_now(5)
+    sampler.detach(second)
+    sampler.detach(third)
+
+    assert (stuck.opened, stuck.closed) == (2, 2)
+
+
+def test_a_sensor_wanted_again_while_it_closes_is_opened_again():
+    sampler, first, second = Sampler(), Ear(), Ear()
+    sensor = StuckAtTheEnd("slow to close")
+    sampler.attach(first, [(sensor, S)])
+    assert sampler.read_now(5)
+    sampler.detach(first, timeout_s=0.05)
+    sampler.attach(second, [(sensor, S)])
+    sensor.let_go.set()
+    while not second.heard:
+        assert sampler.read_now(5)
+    sampler.detach(second)
+
+    assert (sensor.opened, sensor.closed) in ((1, 1), (2, 2))  # 1: it had not begun to close
+
+
 class FakeClock:
     def __init__(self) -> None:
         self.now_us = 1_000_000_000

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -494,6 +495,20 @@ def test_an_absent_driver_is_a_reason_and_a_broken_one_a_warning_too(
     assert remedy in missing.remedy and bool(missing.remedy) == bool(remedy)
     assert bool(inventory.warnings) == warns
     sensor.close()
+
+
+@pytest.mark.parametrize("device_file", ["nvidiactl", "dxg"])
+def test_a_driver_whose_library_a_container_lacks_is_a_fault_that_can_be_mended(
+    standin_nvml: StandinNvml, tmp_path: Path, device_file: str
+) -> None:
+    (tmp_path / device_file).touch()
+    standin_nvml.plug(Gpu(), faults=(Fault("nvmlInit", 12),))
+
+    _, inventory = opened(standin_nvml, dev=tmp_path)
+
+    (missing,) = inventory.not_measured
+    assert "its library libnvidia-ml.so.1 is not found" in missing.reason and inventory.warnings
+    assert "NVIDIA_DRIVER_CAPABILITIES=compute,utility" in missing.remedy
 
 
 READ_ONCE = """

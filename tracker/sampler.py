@@ -18,6 +18,7 @@ from typing import Any, Final, Protocol, TypeVar
 from tracker.machine import boottime_us
 from tracker.records import Device, Reading
 from tracker.sensors.protocol import Inventory, LeavesDevicesOut, SeesProcesses, Sensor, TellsOfDevices
+from tracker.signals import start_without_signals
 from tracker.units import MICROSECONDS_PER_S
 
 logger = logging.getLogger(__name__)
@@ -118,6 +119,7 @@ class _Source:
     opened_us: int = 0
     look_due_us: int = 0
     teller: TellsOfDevices | None = None
+    is_closing: bool = False
     stuck_in: _Call | None = None  # a call that has not returned; another thread goes on without the sensor
 
     @property
@@ -139,6 +141,9 @@ class Sampler:
     Args:
         clock_us: the sample clock.
         uniform: draws from [0, 1); a generator of our own, so that the program's random state stays as it is.
+
+    Attributes:
+        gate: the thread holds it while it is in a call into a sensor.
     """
 
     def __init__(
@@ -149,6 +154,7 @@ class Sampler:
     ) -> None:
         self._clock_us = clock_us
         self._uniform = uniform or random.Random().random  # noqa: S311 (no secret: it spreads instants)
+        self.gate = threading.Lock()
         self._condition = threading.Condition()
         self._sources: list[_Source] = []
         self._requests: list[tuple[threading.Event, bool]] = []  # and whether to look at who uses the devices too
@@ -282,8 +288,10 @@ class Sampler:
             self._due_us = self._grid.after(now_us)
 
     def _start_thread(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="tracker-sampler", daemon=True)
-        self._thread.start()
+        self.gate = threading.Lock()  # a thread that has been given up may hold the one before
+        thread = threading.Thread(target=self._run, name="tracker-sampler", daemon=True)
+        start_without_signals(thread)
+        self._thread = thread
 
     def _run(self) -> None:
         cpu_before_s = self._cpu_s
@@ -295,12 +303,15 @@ class Sampler:
 
     def _step(self) -> bool:
         """Wait until something is due, and do it; false when nobody listens any more."""
-        opened = self._has_news and self._open_new()
+        had_news = self._has_news
+        opened = had_news and self._open_new()
+        if had_news and not opened:
+            self._close_unwanted()
         with self._condition:
-            if self._has_news and not opened:
-                self._drop_unwanted()
             requests = self._serving = self._requests
             if not requests and not opened:
+                if self._has_news:
+                    return True
                 if self._is_stopping:
                     self._thread = None
                     return False
@@ -326,8 +337,9 @@ class Sampler:
         """Open what was attached, one at a time; true when there was anything, or may be more."""
         with self._condition:
             new = next((s for s in self._sources if s.inventory is None and s.stuck_in is None), None)
-        if new is None:
-            return False
+            if new is None:
+                self._has_news = False
+                return False
         if new.found is None:
             self._call(new, self._open, new)
         inventory = new.found or Inventory()
@@ -360,7 +372,8 @@ class Sampler:
         """
         self._busy = busy = _Call(source, self._clock_us())
         try:
-            return function(*arguments)
+            with self.gate:
+                return function(*arguments)
         finally:
             with self._condition:
                 is_ours = self._busy is busy
@@ -376,24 +389,35 @@ class Sampler:
         with self._condition:
             if source.stuck_in is not call:
                 return
-            is_wanted = bool(source.listeners)
-        if not is_wanted:
+            is_left = not source.listeners and not source.is_closing
+        if is_left:
             source.sensor.close()  # which may take its time; nobody else calls a sensor that is stuck
         with self._condition:
-            if not is_wanted:
-                source.found = None
-            if not source.listeners:
-                self._sources.remove(source)
             source.stuck_in = None
             self._has_news = True
+            if is_left or source.is_closing:
+                self._forget(source)
             self._condition.notify_all()
 
-    def _drop_unwanted(self) -> None:
-        self._has_news = False
-        for source in self._sources:
-            if not source.listeners and source.stuck_in is None:
-                source.sensor.close()
-        self._sources = [source for source in self._sources if source.listeners or source.stuck_in is not None]
+    def _close_unwanted(self) -> None:
+        while True:
+            with self._condition:
+                source = next((s for s in self._sources if not s.listeners and s.stuck_in is None), None)
+                if source is None:
+                    return
+                source.is_closing = True
+            self._call(source, source.sensor.close)
+            with self._condition:
+                self._forget(source)
+
+    def _forget(self, source: _Source) -> None:
+        """A sensor has been closed: drop it, or open it again for who has come meanwhile."""
+        source.inventory = source.found = None
+        source.is_closing = False
+        if source.listeners:
+            self._has_news = True
+        else:
+            self._sources.remove(source)
 
     def _tick(self, *, read_all: bool) -> None:
         now_us = self._clock_us()

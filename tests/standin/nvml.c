@@ -84,6 +84,8 @@ static struct fault faults[MAX_FAULTS]; /* of calls that concern no GPU */
 static struct delay delays[MAX_FAULTS]; /* likewise */
 static int n_delays;
 static volatile int is_let_go;
+static char failing_once[TEXT]; /* the next call of it that concerns a GPU answers code_once */
+static int code_once;
 static struct { const char *name; unsigned long calls; } counts[MAX_FUNCTIONS];
 
 /* ---- time and traces ---- */
@@ -303,7 +305,7 @@ static void load(void)
     char line[256], key[32];
     const char *path = getenv("STANDIN_NVML"), *clock_path = getenv("STANDIN_CLOCK");
     FILE *file = path ? fopen(path, "r") : NULL;
-    n_gpus = n_faults = n_delays = is_let_go = 0;
+    n_gpus = n_faults = n_delays = is_let_go = failing_once[0] = 0;
     epoch_us = 0;
     memset(counts, 0, sizeof counts);
     snprintf(driver, TEXT, "570.00.00");
@@ -346,6 +348,12 @@ API void standin_let_go(void)
     is_let_go = 1;
 }
 
+API void standin_fail_once(const char *name, int code)
+{
+    snprintf(failing_once, TEXT, "%s", name);
+    code_once = code;
+}
+
 static void count(const char *name)
 {
     for (int i = 0; i < MAX_FUNCTIONS; i++) {
@@ -383,6 +391,10 @@ static nvml_return enter(const char *name, const struct gpu *gpu)
     if (mig_of(gpu, NULL)) return NOT_SUPPORTED; /* what a MIG device does answer asks for its board */
     if (gpu < gpus || gpu >= gpus + n_gpus) return INVALID_ARGUMENT;
     wait_for(gpu->delays, gpu->n_delays, name);
+    if (!strcmp(failing_once, name)) {
+        failing_once[0] = 0;
+        return (nvml_return)code_once;
+    }
     return fault_of(gpu->faults, gpu->n_faults, name);
 }
 

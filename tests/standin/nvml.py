@@ -305,6 +305,10 @@ class StandinNvml:
         count.restype = ctypes.c_ulong
         return int(count(function.encode()))
 
+    def fail_once(self, function: str, code: int) -> None:
+        """The next call of this function for a GPU answers the code."""
+        self.functions.standin_fail_once(function.encode(), code)
+
     def let_go(self) -> None:
         """End the calls that are delayed, and delay none until the next nvmlInit that finds NVML shut down."""
         self.functions.standin_let_go()

@@ -27,13 +27,12 @@ from tracker.settings import GpuChoice
 logger = logging.getLogger(__name__)
 
 _REPLACED: Final = "\N{REPLACEMENT CHARACTER}"  # in a UUID that is no text
+_TRIES: Final = 3
 _PROBE_STEPS: Final = 4
 _PROBE_STEP_S: Final = 0.001
 _PROBE_MOVES: Final = 2
 _PROBE_LONGEST_STEP_US: Final = 5_000
 _PROBE_LIMIT_US: Final = 200_000
-
-
 _NO_BINDING: Final = Absence("the Python package nvidia-ml-py is missing", "pip install nvidia-ml-py")
 
 
@@ -87,7 +86,7 @@ class NvmlSensor:
         self._handles: dict[str, tuple[Any, ...]] = {}  # of what look looks at
         self._troubles = Troubles()
         self._moves_at_each_read: dict[str, bool] = {}  # by name; outlives close: it is a property of the board
-        self._lock = threading.Lock()  # of the next two
+        self._lock = threading.RLock()  # of the next two
         self._turn = _Turn()
         self._left_out: Device | None = None  # a call about it has not returned
         self._missed: Device | None = None  # the same until its return is told
@@ -141,11 +140,9 @@ class NvmlSensor:
             if meter is None or is_waiting or not self._go_to(turn, device):
                 readings.append(Reading(before_us))
                 continue
-            power_mw, average_mw, counter_uj = meter.read()
-            self._check(turn)
+            power_mw, average_mw, counter_uj = self._read(turn, device, meter)
             if power_mw is None and counter_uj is None and self._mend(turn, devices, device, meter, before_us):
-                power_mw, average_mw, counter_uj = meter.read()
-                self._check(turn)
+                power_mw, average_mw, counter_uj = self._read(turn, device, meter)
             if power_mw is not None or counter_uj is not None:
                 if self._initialising.due_us:
                     self._initialising = BackOff()
@@ -200,8 +197,8 @@ class NvmlSensor:
         Raises:
             GivenUpError: as in _check.
         """
-        self._check(turn)
         with self._lock:
+            self._check(turn)
             turn.at = device
             return device is None or self._left_out is None or self._left_out.key != device.key
 
@@ -215,6 +212,17 @@ class NvmlSensor:
             if self._turn is not turn:
                 self._left_out = None
                 raise GivenUpError
+
+    def _read(self, turn: _Turn, device: Device, meter: Meter) -> tuple[int | None, int | None, int | None]:
+        """As Meter.read; asked for again at once where it fails for the first time, in a way that may pass."""
+        for _ in range(_TRIES):
+            reading = meter.read()
+            self._check(turn)
+            is_nothing = reading[0] is None and reading[2] is None
+            may_pass = meter.failure != SUCCESS and rule_of(meter.failure).action == "wait"
+            if not is_nothing or not may_pass or self._troubles.has(device.key):
+                break
+        return reading
 
     def _mend(self, turn: _Turn, devices: Sequence[Device], device: Device, meter: Meter, now_us: int) -> bool:
         """Do what helps a GPU that has not answered: nothing yet, or look it up anew, or begin with NVML anew.

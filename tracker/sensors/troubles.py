@@ -13,6 +13,7 @@ from tracker.units import MICROSECONDS_PER_S
 _FAILURES_TOLD: Final = 3  # readings in a row
 _FIRST_WAIT_US: Final = 1 * MICROSECONDS_PER_S
 _LONGEST_WAIT_US: Final = 60 * MICROSECONDS_PER_S
+_PASSING_US: Final = 5 * MICROSECONDS_PER_S  # the same where the error may pass, and calls are as quick as ever
 # Of one GPU, and of all: some times in its life. One that comes and goes all day would fill the record.
 _MOST_TOLD: Final = 4
 _MOST_LINES: Final = 12
@@ -20,13 +21,13 @@ _MOST_LINES: Final = 12
 
 @dataclass(slots=True)
 class BackOff:
-    """When something that fails is tried again: after 1, 2, 4 … 60 s."""
+    """When something that fails is tried again: after 1, 2, 4 … s."""
 
     due_us: int = 0
     _wait_us: int = 0
 
-    def failed(self, now_us: int) -> None:
-        self._wait_us = min(2 * self._wait_us or _FIRST_WAIT_US, _LONGEST_WAIT_US)
+    def failed(self, now_us: int, longest_us: int = _LONGEST_WAIT_US) -> None:
+        self._wait_us = min(2 * self._wait_us or _FIRST_WAIT_US, longest_us)
         self.due_us = now_us + self._wait_us
 
 
@@ -68,7 +69,7 @@ class Troubles:
         if trouble.failures < _FAILURES_TOLD and action not in ("find", "init"):
             return False
         if action != "init" or trouble.failures > 1:
-            trouble.back_off.failed(now_us)
+            trouble.back_off.failed(now_us, _PASSING_US if action == "wait" else _LONGEST_WAIT_US)
         if not trouble.is_told and (trouble.failures >= _FAILURES_TOLD or action == "find"):
             trouble.is_told = True
             self.tell(device, f"no answer, {reason_of(code)}; it is asked again from time to time")

@@ -51,7 +51,8 @@ class Inbox:
     start_us: int
     all_opened: threading.Event = field(default_factory=threading.Event)
     _expected: set[str] = field(default_factory=set)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    # Reentrant: a signal handler of the program's may come between any two steps of its main thread, and mark too.
+    _lock: threading.RLock = field(default_factory=threading.RLock)
     _rows: array[int] = field(default_factory=lambda: array("q"))
     _index: dict[tuple[str, str], int] = field(default_factory=dict)
     _devices: list[tuple[int, Device]] = field(default_factory=list)

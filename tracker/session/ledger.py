@@ -28,6 +28,7 @@ SHORTEST_RUN_PERIODS: Final = 10
 DISAGREEMENT_SHARE: Final = 0.1
 DISAGREEMENT_MIN_US: Final = 2 * MICROSECONDS_PER_S
 NOISE_FACTOR: Final = 3
+STUCK_READINGS: Final = 60  # power of a real board differs by some mW from one reading to the next
 SLOT_S: Final = SLOT_US // MICROSECONDS_PER_S
 
 
@@ -150,6 +151,9 @@ class DeviceLedger:
             notes.append("the run is too short for the counter's refresh period: power is used")
         other_j = power_j - counter_j if method == "counter" else counter_j - power_j
         largest_mw = max(self._max_power_mw, default=-1)
+        is_level = self.total_twice_nj == 2 * largest_mw * self.total_covered_us
+        if self.device.sensor == "nvml" and method == "power" and is_level and findings.samples >= STUCK_READINGS:
+            notes.append(f"each of its {findings.samples} power readings was the same: the sensor may be stuck")
         return DeviceAccount(
             device=self.device,
             start_s=_column(self._start_s),

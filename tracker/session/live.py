@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextvars
 import logging
-import threading
 from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -27,7 +26,7 @@ class Recording(Protocol):
     def close_span(self, span_id: int) -> None: ...
     def mark(self, values: Mapping[str, Any]) -> None: ...
     def snapshot(self) -> Run: ...
-    def finish(self, status: RunStatus) -> Run: ...
+    def finish(self, status: RunStatus) -> Run: ...  # the same Run each time
 
 
 def status_of(exc: BaseException | None) -> RunStatus:
@@ -53,7 +52,6 @@ class LiveRun:
 
     def __init__(self, recording: Recording) -> None:
         self._recording = recording
-        self._lock = threading.Lock()
         self._final: Run | None = None
 
     def span(self, name: str, /, **attributes: Any) -> SpanContext:
@@ -85,10 +83,9 @@ class LiveRun:
         return self._finish("finished")
 
     def _finish(self, status: RunStatus) -> Run:
-        with self._lock:
-            if self._final is None:
-                self._final = self._recording.finish(status)
-            return self._final
+        if self._final is None:
+            self._final = self._recording.finish(status)
+        return self._final
 
     def __enter__(self) -> Self:
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 import time
 from array import array
 from collections.abc import Callable, Mapping, Sequence
@@ -43,6 +44,7 @@ from tracker.session.process import ProcessState
 from tracker.session.target import StoredSource, Target
 from tracker.session.use import GpuUse
 from tracker.settings import Settings
+from tracker.signals import is_raised_by_handler
 from tracker.store.codec import hot_bytes
 from tracker.store.writing import Chunk, RunWriter
 from tracker.units import MICROSECONDS_PER_S
@@ -119,6 +121,9 @@ class Recorder:
         self._opened: set[str] = set()  # their names
         self._cost_before = (state.sampler.cost(), state.writer.cpu_s)
         self._final: Run | None = None
+        # Reentrant: a signal handler of the program's may stop the run that its main thread is just stopping.
+        self._ending = threading.RLock()
+        self._has_ended = False
         self._first_failure_s: float | None = None  # of the commits that fail now
         self._patience_s = FIRST_PATIENCE_S
         # The writer's: what has come in, and what of it the database has not taken yet.
@@ -140,6 +145,14 @@ class Recorder:
     def start(self, deadline_s: float) -> None:
         """Open database and sensors, take the first readings; until the deadline at most."""
         self._state.begin(self)
+        try:
+            self._start(deadline_s)
+        except BaseException:  # Ctrl-C, a signal handler or a fault of ours: nobody gets a handle to stop it
+            self._ledger.begin(self._inbox.start_us)
+            self._let_go(boottime_us(), "interrupted")
+            raise
+
+    def _start(self, deadline_s: float) -> None:
         if self._is_leading:
             self._sample()
         else:
@@ -156,29 +169,47 @@ class Recorder:
         self._state.writer.post(lambda: self._write(lambda writer: writer.set_start(self._facts.started_at)))
 
     def open_span(self, name: str, parent_id: int | None, attributes: Mapping[str, Any]) -> int:
-        return self._inbox.open_span(name, parent_id, attributes, boottime_us())
+        return self._inbox.open_span(name, parent_id, attributes, boottime_us()) if self._is_ours() else 0
 
     def close_span(self, span_id: int) -> None:
-        self._inbox.close_span(span_id, boottime_us())
+        if self._is_ours():
+            self._inbox.close_span(span_id, boottime_us())
 
     def mark(self, values: Mapping[str, Any]) -> None:
-        self._inbox.mark(values, boottime_us())
+        if self._is_ours():
+            self._inbox.mark(values, boottime_us())
 
     def snapshot(self) -> Run:
         """The run up to now: sensors are read for it, but for a reading made just before."""
         runs: list[Run] = []
-        if os.getpid() == self._pid and self._final is None:
+        if self._is_ours() and self._final is None:
             self._state.sampler.read_now(SNAPSHOT_TIMEOUT_S, unless_within_us=MIN_SPACING_US)
             self._state.writer.call(lambda: runs.append(self._preview()), SNAPSHOT_TIMEOUT_S)
         return self._final or (runs[0] if runs else self._unaccounted("running"))
 
-    def finish(self, status: RunStatus) -> Run:
-        """End the run: the last readings, the last commit, the final record."""
+    def finish(self, status: RunStatus, warning: str | None = None) -> Run:
+        """End the run: the last readings, the last commit, the final record; the same one each time.
+
+        An exception that comes from outside meanwhile (Ctrl-C, the program's signal handlers) goes on its way at once,
+        and the run is ended without it.
+
+        Args:
+            status: how it has ended.
+            warning: to be kept with it.
+        """
         stop_us = boottime_us()
-        if os.getpid() != self._pid:
-            return self._unaccounted("running")  # a forked child: the run is the parent's
-        if self._final is not None:
+        if not self._is_ours():
+            return self._unaccounted("running")
+        with self._ending:
+            if self._final is None:
+                if warning is not None:
+                    self._warnings.append(warning)
+                self._stop(stop_us, status)
+            if self._final is None:
+                self._final = self._unaccounted(status)
             return self._final
+
+    def _stop(self, stop_us: int, status: RunStatus) -> None:
         state = self._state
         self._ledger.end(stop_us)
         try:
@@ -190,12 +221,35 @@ class Recorder:
                 self._warn("late", f"run {self._facts.id} is still being written after {LAST_COMMIT_TIMEOUT_S:g} s")
             elif self._final is None:
                 self._warn("fault", f"run {self._facts.id}: its figures could not be worked out; its readings are kept")
-        finally:
             if self._seat is not None:
                 self._seat.leave()
             state.writer.remove(self, LAST_READING_TIMEOUT_S)
             state.end(self)
-        return self._final or self._unaccounted(status)
+        except BaseException as exc:
+            self._let_go(stop_us, status)
+            if not isinstance(exc, Exception) or is_raised_by_handler(exc):
+                raise
+            logger.exception("tracker: run %s was not ended as it should", self._facts.id)  # the border to the program
+
+    def _let_go(self, stop_us: int, status: RunStatus) -> None:
+        """Have the run ended by the writer's thread, without waiting. The end of the process waits for it."""
+
+        def end() -> None:
+            self._finish(stop_us, status)
+            self._state.end(self)
+
+        self._ledger.end(stop_us)
+        self._state.sampler.detach(self, timeout_s=0.0)
+        self._inbox.close_all_spans(stop_us)
+        if self._seat is not None:
+            self._seat.leave()
+        if not self._state.writer.post(end):
+            self._state.end(self)
+        self._state.writer.remove(self, 0.0)
+
+    def _is_ours(self) -> bool:
+        """Whether this is the run's own process; a forked child must touch nothing of it, not even its locks."""
+        return os.getpid() == self._pid
 
     def forget_after_fork(self) -> None:
         """In a forked child: let go of the parent's connection without closing it."""
@@ -305,6 +359,9 @@ class Recorder:
         self._target.begin(replace(run, intensity=(use,)), self._segment, self._argv())
 
     def _finish(self, stop_us: int, status: RunStatus) -> None:
+        if self._has_ended:
+            return
+        self._has_ended = True
         now = clock_pair()
         self._absorb(self._inbox.empty())
         settlement = self._ledger.finish(now.unix_offset_us, stop_us)

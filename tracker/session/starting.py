@@ -20,6 +20,7 @@ from tracker.session.launcher import Job, job_of
 from tracker.session.live import LiveRun
 from tracker.session.process import ProcessState, process_state
 from tracker.settings import Settings
+from tracker.signals import is_raised_by_handler
 
 if TYPE_CHECKING:
     from tracker.sensors.protocol import Sensor
@@ -58,7 +59,7 @@ class Unrecorded:
 def start_run(name: str | None, tags: Mapping[str, str], arguments: Mapping[str, Any]) -> LiveRun:
     """A run that has begun, with its first readings taken as the last act.
 
-    Never raises: what goes wrong is logged and stands in the run's warnings.
+    Nothing of ours is raised: what goes wrong is logged and stands in the run's warnings.
     """
     if os.environ.get("TRACKER_DISABLED") == "1":  # the usual spelling: without reading any file
         return LiveRun(Unrecorded(_empty_run(name, tags, "disabled", ())))
@@ -68,6 +69,8 @@ def start_run(name: str | None, tags: Mapping[str, str], arguments: Mapping[str,
             return LiveRun(Unrecorded(_empty_run(name, tags, "disabled", ())))
         return _start(name, tags, settings)
     except Exception as exc:
+        if is_raised_by_handler(exc):
+            raise
         # The border to the user's code: tracking that cannot start must not stop the training.
         logger.exception("tracker: this run is not recorded")
         return LiveRun(Unrecorded(_empty_run(name, tags, "failed", (f"not recorded: {exc!r}",))))

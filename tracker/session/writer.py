@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from tracker.signals import start_without_signals
+
 logger = logging.getLogger(__name__)
 
 COMMIT_PERIOD_S: Final = 1.0
@@ -26,13 +28,19 @@ class _Job:
 
 
 class Writer:
-    """Runs commits and jobs in one thread, which lives while there is a run to commit."""
+    """Runs commits and jobs in one thread, which lives while there is a run to commit.
+
+    Attributes:
+        gate: the thread holds it while it is at work.
+        cpu_s: used so far.
+    """
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._runs: list[Committing] = []
         self._jobs: list[_Job] = []
         self._thread: threading.Thread | None = None
+        self.gate = threading.Lock()
         self.cpu_s = 0.0
 
     def add(self, run: Committing) -> None:
@@ -40,14 +48,18 @@ class Writer:
         with self._condition:
             self._runs.append(run)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._loop, name="tracker-writer", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._loop, name="tracker-writer", daemon=True)
+                start_without_signals(thread)
+                self._thread = thread
 
-    def post(self, work: Callable[[], None]) -> None:
-        """Have work done in the writer's thread, without waiting for it."""
+    def post(self, work: Callable[[], None]) -> bool:
+        """Have work done in the writer's thread, without waiting for it; false where there is no thread."""
         with self._condition:
+            if self._thread is None:
+                return False
             self._jobs.append(_Job(work))
             self._condition.notify_all()
+        return True
 
     def call(self, work: Callable[[], None], timeout_s: float) -> bool:
         """Do work in the writer's thread; false when it is not done within timeout_s (it will still be done)."""
@@ -96,7 +108,8 @@ class Writer:
 
     def _guard(self, work: Callable[[], None]) -> None:
         try:
-            work()
+            with self.gate:
+                work()
         except Exception:
             # Work handles its own errors; a fault of ours here must not end the commits of other runs.
             logger.exception("tracker: a commit failed")

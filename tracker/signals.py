@@ -1,0 +1,56 @@
+"""What signals of the program's do to code of ours, and ours to them."""
+
+from __future__ import annotations
+
+import functools
+import signal
+import threading
+from types import CodeType
+from typing import Any, Final
+
+_OF_A_FAULT: Final = ("SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP")
+
+
+def start_without_signals(thread: threading.Thread) -> None:
+    """Start a thread that takes no signal of the process's.
+
+    The kernel gives a signal to any thread that does not block it. One of ours would take it from a program that has
+    blocked it to wait for it with sigwait, and end the program by the signal's default action; or from a call of the
+    program's that the signal is to interrupt.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        thread.start()
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    kept = {getattr(signal, name, 0) for name in _OF_A_FAULT}  # which faulthandler may wait for
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - kept)
+        thread.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def is_raised_by_handler(exc: BaseException) -> bool:
+    """Whether an exception that came out of code of ours was raised by a signal handler of the program's.
+
+    A handler runs between any two steps of the main thread. What it raises is for the program: a time limit by SIGALRM,
+    say.
+    """
+    handlers = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()}
+    step = exc.__traceback__
+    while step is not None:
+        if step.tb_frame.f_code in handlers:
+            return True
+        step = step.tb_next
+    return False
+
+
+def _code_of(handler: Any) -> CodeType | None:
+    """What a handler runs, if it is written in Python."""
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    if not callable(handler):
+        return None
+    function = getattr(handler, "__func__", handler)
+    code = getattr(function, "__code__", None) or getattr(type(handler).__call__, "__code__", None)
+    return code if isinstance(code, CodeType) else None
