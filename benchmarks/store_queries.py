@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from array import array
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -21,23 +22,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import sqlalchemy as sa
 
 from tracker.machine import clock_pair, this_segment
-from tracker.records import Device, DeviceEnergy, Reading, Run, Slot
+from tracker.records import Device, DeviceEnergy, IntensityValue, Reading, Run, Slot
 from tracker.store import tables
 from tracker.store.codec import append_reading, encode_chunk, hot_bytes, hot_rows, samples_of_hot
-from tracker.store.opening import Database, open_for_reading, open_for_writing
+from tracker.store.filters import SORTS, Order, RunFilter
+from tracker.store.opening import Database, open_for_writing
 from tracker.store.reading import RunReader
+from tracker.store.rows import intensity_row
+from tracker.store.totals import Sums
 from tracker.store.writing import Chunk, RunWriter
 
 DEFAULT_RUNS = 100_000
 CALLS = 15
 NEWEST = datetime(2026, 11, 25, tzinfo=UTC)
+ATTRIBUTES = '{"bus": "00000000:01:00.0", "driver": "550.54.15", "class": "' + "x" * 200 + '"}'
 PROVENANCE = '{"settings": {"note": "' + "x" * 1500 + '"}}'
 GPUS = [Device("gpu", f"GPU-{n}", "Example GPU", "nvml", has_counter=True, has_power=True) for n in range(8)]
 ZONES = [Device("cpu_package", f"intel-rapl:{n}", f"zone {n}", "rapl", True, False) for n in range(4)]
 SECONDS = 600
+CLOCKS = (
+    "started_boottime_us",
+    "started_monotonic_us",
+    "started_unix_us",
+    "last_commit_boottime_us",
+    "last_commit_unix_us",
+)
 
 
 def fill(database: Database, runs: int) -> None:
@@ -45,6 +56,10 @@ def fill(database: Database, runs: int) -> None:
     rng = random.Random(1)  # noqa: S311 (the same rows each time)
     newest_us = int(NEWEST.timestamp()) * 1_000_000
     with database.engine.connect() as connection:
+        with connection.begin():
+            for basis in ("lifecycle", "direct"):
+                value = IntensityValue("FR", 56.0, "bundled", "table", "static", basis=basis)
+                connection.execute(tables.intensities.insert(), intensity_row(value) | {"id": basis})
         for start in range(0, runs, 5_000):
             numbers = range(start, min(start + 5_000, runs))
             ids = {number: f"{rng.getrandbits(64):016x}" for number in numbers}
@@ -88,19 +103,61 @@ def fill(database: Database, runs: int) -> None:
                     ],
                 )
                 connection.execute(
+                    tables.segments.insert(),
+                    [
+                        {
+                            "run_id": ids[number],
+                            "segment": 0,
+                            "host": f"node{number % 20}",
+                            "boot_id": "boot",
+                            "pid_namespace": 1,
+                            "pid": number,
+                            "pid_start": 1,
+                            "hardware": "{}",
+                            **dict.fromkeys(CLOCKS, newest_us - number * 300_000_000),
+                            "ended_unix_us": newest_us - number * 300_000_000 + 200_000_000,
+                            "status": "finished",
+                        }
+                        for number in numbers
+                    ],
+                )
+                connection.execute(
+                    tables.pricings.insert(),
+                    [
+                        {"run_id": ids[number], "seq": 0, "created_unix_us": 0, "reason": "", "pue": 1.0}
+                        for number in numbers
+                    ],
+                )
+                connection.execute(
+                    tables.pricing_uses.insert(),
+                    [
+                        {
+                            "run_id": ids[number],
+                            "pricing_seq": 0,
+                            "position": 0,
+                            "intensity_id": "lifecycle" if number % 50 else "direct",
+                            "zone_origin": "setting",
+                            "energy_j": 1.0,
+                            "energy_modelled_j": 0.0,
+                            "slots": 1,
+                        }
+                        for number in numbers
+                    ],
+                )
+                connection.execute(
                     tables.devices.insert(),
                     [
                         {
                             "run_id": ids[number],
                             "device_index": index,
-                            "host": "host",
+                            "host": f"node{number % 20}",
                             "kind": device.kind,
-                            "key": device.key,
-                            "name": device.name,
+                            "key": f"{device.key}-{number % 20}" if index < len(GPUS) else device.key,
+                            "name": "Rare GPU" if number % 1_000 == 7 and not index else device.name,
                             "sensor": device.sensor,
                             "has_counter": True,
                             "has_power": device.has_power,
-                            "attributes": "{}",
+                            "attributes": ATTRIBUTES,
                             "notes": "[]",
                             "method": "counter",
                             "energy_j": 1.0,
@@ -124,40 +181,47 @@ def timed_ms(call: Callable[[], Any]) -> list[float]:
 
 def queries(path: Path, runs: int) -> None:
     reader = RunReader(path)
-    engine = open_for_reading(path).engine
-
-    def sql(query: str) -> Callable[[], Any]:
-        def call() -> Any:
-            with engine.connect() as connection:
-                return connection.execute(sa.text(query)).all()
-
-        return call
-
     middle = NEWEST - timedelta(seconds=300 * runs // 2)
     some_id = reader.runs(limit=1, offset=runs // 2)[0].id
+
+    def page(order: str = "started", reverse: bool = False, offset: int = 0, **wanted: Any) -> Callable[[], Any]:
+        return lambda: reader.runs(RunFilter(**wanted), Order(order, reverse), limit=20, offset=offset)
+
+    def total(*by: Any, **wanted: Any) -> Callable[[], Any]:
+        return lambda: reader.add_sums(defaultdict(Sums), RunFilter(**wanted), by)
+
     table: list[tuple[str, float, Callable[[], Any]]] = [
-        ("first page of 20", 50, lambda: reader.runs(limit=20)),
-        ("page of 20 in the middle", 150, lambda: reader.runs(limit=20, offset=runs // 2)),
-        ("one project", 150, lambda: reader.runs(project="project-5", limit=20)),
-        ("one name", 150, lambda: reader.runs(name="train-5", limit=20)),
-        ("a rare status", 150, lambda: reader.runs(status="interrupted", limit=20)),
-        ("running", 150, lambda: reader.runs(status="running", limit=20)),
-        ("a span of time", 150, lambda: reader.runs(since=middle, until=middle + timedelta(days=1), limit=20)),
-        ("a tag of many", 150, lambda: reader.runs(tags={"model": "m7"}, limit=20)),
-        ("a tag of one", 150, lambda: reader.runs(tags={"seed": "5"}, limit=20)),
-        (
-            "project, tag and status",
-            150,
-            lambda: reader.runs(project="project-5", tags={"model": "m7"}, status="failed"),
-        ),
-        ("nothing found", 150, lambda: reader.runs(project="project-5", name="no such", limit=20)),
+        ("first page of 20", 50, page()),
+        ("page of 20 in the middle", 150, page(offset=runs // 2)),
+        ("one project", 150, page(project="project-5")),
+        ("one name", 150, page(name="train-5")),
+        ("a rare status", 150, page(status="interrupted")),
+        ("running", 150, page(status="running")),
+        ("a span of time", 150, page(since=middle, until=middle + timedelta(days=1))),
+        ("a tag of many", 150, page(tags={"model": "m7"})),
+        ("a tag of one", 150, page(tags={"seed": "5"})),
+        ("project, tag and status", 150, page(project="project-5", tags={"model": "m7"}, status="failed")),
+        ("a host", 150, page(host="node7")),
+        ("a zone that is none", 150, page(zone="DE")),
+        ("a kind of device", 150, page(device="gpu")),
+        ("a device in all", 150, page(device="example")),
+        ("a rare device", 150, page(device="rare")),
+        ("no such device", 150, page(device="no such")),
+        ("a device by its key", 150, page(device="GPU-3-7")),
+        ("a device in all, by energy", 150, page("energy", device="example")),
+        ("high energy", 150, page(min_energy_j=9.99e7)),
+        ("low emissions", 150, page(max_emissions_g=1.5)),
+        ("nothing found", 150, page(project="project-5", name="no such")),
         ("one run by prefix", 150, lambda: reader.get(some_id[:10])),
         ("last", 50, lambda: reader.get("last")),
-        ("by energy", 150, sql("SELECT run_id, energy_kwh FROM v_runs ORDER BY energy_kwh DESC LIMIT 20")),
-        ("by emissions", 150, sql("SELECT run_id, emissions_kg FROM v_runs ORDER BY emissions_kg LIMIT 20")),
-        ("by duration", 150, sql("SELECT run_id, duration_s FROM v_runs ORDER BY duration_s DESC LIMIT 20")),
-        ("totals", 300, sql("SELECT count(*), sum(energy_kwh), sum(emissions_kg), sum(duration_s) FROM v_runs")),
-        ("totals by project", 300, sql("SELECT project, sum(energy_kwh), sum(emissions_kg) FROM v_runs GROUP BY 1")),
+        *((f"by {name}", 150, page(name)) for name in SORTS if name != "started"),
+        ("oldest first", 150, page(reverse=True)),
+        ("totals", 300, total()),
+        ("totals by project", 300, total("project")),
+        ("totals by project and month", 300, total("project", "month")),
+        ("totals of a device in all", 300, total(device="example")),
+        ("totals of a span of time", 300, total(since=middle)),
+        ("count", 150, reader.count),
     ]
     print(f"\n{runs} runs, {path.stat().st_size / 2**20:.0f} MiB")
     print(f"{'query':30} {'median ms':>9} {'worst ms':>9} {'goal':>5}")

@@ -22,6 +22,8 @@ UNIT_AT_END = re.compile(rf"_({'|'.join(UNITS)})$")
 PURE = {
     *("id", "parent_id", "span_id", "device_index", "slot_value", "index", "decode_chunk.n"),
     *("diagnosis_text.width", "DatabaseFound.run_files", "logical_cpus", "limit_cpus"),
+    *("Total.runs", "Total.parts", "Total.runs_energy_unknown", "Total.runs_emissions_unknown"),
+    *("page.limit", "page.offset", "page_of.limit", "page_of.offset", "totals_text.width", "Sums.parts"),
     *("schema_version", "schema_version_written"),
     *("Contents.runs", "Contents.running", "Pruned.runs"),
     *("rank", "world_size", "launcher_pid", "ordinal", "attempt"),

@@ -31,6 +31,7 @@ from stored_runs import (
 
 from tracker.errors import StoreError
 from tracker.records import IntensityUse, Mark, Samples, Slot, Span
+from tracker.store.filters import RunFilter
 from tracker.store.opening import WAL_LIMIT_BYTES, driver_connection, open_for_writing
 from tracker.store.reading import RunReader
 from tracker.store.writing import Chunk, RunWriter
@@ -225,7 +226,8 @@ def test_names_projects_and_tags_come_back_exactly_and_can_be_filtered_by(db):
 
     assert {run.project for run in reader.runs()} == set(NAMES)
     for position, name in enumerate(NAMES):
-        for found in (reader.runs(project=name), reader.runs(name=name), reader.runs(tags={name: name})):
+        wanted = (RunFilter(project=name), RunFilter(name=name), RunFilter(tags={name: name}))
+        for found in map(reader.runs, wanted):
             assert [(run.id, run.name, run.project, run.tags) for run in found] == [
                 (f"run-{position:02d}", name, name, {name: name})
             ]

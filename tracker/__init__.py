@@ -1,7 +1,7 @@
 """Energy and emissions of GPU training runs: track them live, keep them, query them.
 
     with tracker.track("finetune", zone="FR") as run: ...
-    tracker.runs(project="nlp"), tracker.get(run_id), tracker.compare(a, b)
+    tracker.runs(project="nlp"), tracker.totals(by="month"), tracker.get(run_id), tracker.compare(a, b)
 
 Importing this loads nothing heavy; each name is fetched when first used.
 """
@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from tracker.errors import TrackerError
-    from tracker.records import Comparison, Run, Samples
+    from tracker.records import Comparison, Run, Samples, Total
     from tracker.session.live import LiveRun
-    from tracker.session.past import compare, get, runs
+    from tracker.session.past import get
+    from tracker.session.queries import compare, runs, totals
     from tracker.session.track import Track, track
 
 __version__ = "0.1.0.dev0"
@@ -24,16 +25,31 @@ _HOMES: Final = {
     "track": "tracker.session.track",
     "Track": "tracker.session.track",
     "LiveRun": "tracker.session.live",
-    "runs": "tracker.session.past",
+    "runs": "tracker.session.queries",
+    "totals": "tracker.session.queries",
     "get": "tracker.session.past",
-    "compare": "tracker.session.past",
+    "compare": "tracker.session.queries",
     "Run": "tracker.records",
     "Samples": "tracker.records",
     "Comparison": "tracker.records",
+    "Total": "tracker.records",
     "TrackerError": "tracker.errors",
 }
 
-__all__ = ["Comparison", "LiveRun", "Run", "Samples", "Track", "TrackerError", "compare", "get", "runs", "track"]
+__all__ = [
+    "Comparison",
+    "LiveRun",
+    "Run",
+    "Samples",
+    "Total",
+    "Track",
+    "TrackerError",
+    "compare",
+    "get",
+    "runs",
+    "totals",
+    "track",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,10 +6,11 @@ Calendar instants are aware UTC datetimes; sample instants are integer µs of CL
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from tracker.units import GRAMS_PER_KG, JOULES_PER_KWH, MICROSECONDS_PER_S, MILLIWATTS_PER_W
 
@@ -27,6 +28,7 @@ RunStatus = Literal["running", "finished", "failed", "interrupted", "disabled"]
 Signal = Literal["average", "marginal"]
 Basis = Literal["lifecycle", "direct", "unknown"]
 ValueStatus = Literal["static", "forecast", "estimated", "provisional", "final"]
+STATUSES: Final[tuple[ValueStatus, ...]] = ("static", "forecast", "estimated", "provisional", "final")  # best last
 ZoneOrigin = Literal["setting", "cloud", "guessed", "world"]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -208,6 +210,21 @@ class IntensityUse:
 
 
 @dataclass(frozen=True, slots=True)
+class Subtotal:
+    """Emissions of a run that are in no sum with emissions_g: on another basis, or marginal; PUE included.
+
+    Marginal ones price the same energy once more, by what one kWh more would have emitted.
+    """
+
+    signal: Signal
+    basis: Basis
+    energy_j: float
+    energy_modelled_j: float
+    emissions_g: float
+    emissions_modelled_g: float
+
+
+@dataclass(frozen=True, slots=True)
 class Slot:
     """Energy of one device in one 5-minute UTC slot, in exact integers."""
 
@@ -337,6 +354,48 @@ class Run:
         return None if self.emissions_g is None else self.emissions_g / GRAMS_PER_KG
 
     @property
+    def intensity_g_per_kwh(self) -> float | None:
+        """Mean of the intensities in emissions_g, by the energy that each priced."""
+        own = [use for use in self.intensity if (use.value.signal, use.value.basis) == self._own_kind]
+        priced_j = math.fsum(use.energy_j for use in own)
+        if not priced_j:
+            return None
+        return math.fsum(use.energy_j * use.value.intensity_g_per_kwh for use in own) / priced_j
+
+    @property
+    def emissions_apart(self) -> tuple[Subtotal, ...]:
+        """What emissions_g and emissions_modelled_g leave out because its intensity is of another kind than theirs."""
+        kinds = dict.fromkeys((use.value.signal, use.value.basis) for use in self.intensity)
+        return tuple(self._subtotal(*kind) for kind in kinds if kind != self._own_kind)
+
+    @property
+    def emissions_status(self) -> ValueStatus | None:
+        """The worst status of the values that priced some of the energy in emissions_g or beside it; None: none did."""
+        used = {use.value.status for use in self.intensity if use.value.signal == "average"}
+        return next((status for status in STATUSES if status in used), None)
+
+    @property
+    def _own_kind(self) -> tuple[Signal, Basis] | None:
+        """Of the intensities that emissions_g is told in: the first average one's."""
+        return next(
+            (("average", use.value.basis) for use in self.intensity if use.value.signal == "average"),
+            None,
+        )
+
+    def _subtotal(self, signal: Signal, basis: Basis) -> Subtotal:
+        uses = [use for use in self.intensity if (use.value.signal, use.value.basis) == (signal, basis)]
+        factor = self.pue / JOULES_PER_KWH
+        return Subtotal(
+            signal=signal,
+            basis=basis,
+            energy_j=math.fsum(use.energy_j for use in uses),
+            energy_modelled_j=math.fsum(use.energy_modelled_j for use in uses),
+            emissions_g=factor * math.fsum(use.energy_j * use.value.intensity_g_per_kwh for use in uses),
+            emissions_modelled_g=factor
+            * math.fsum(use.energy_modelled_j * use.value.intensity_g_per_kwh for use in uses),
+        )
+
+    @property
     def spans(self) -> tuple[Span, ...]:
         """Read from the store each time: keep the tuple if you loop over it."""
         return tuple(self.source.spans(self.id)) if self.source else ()
@@ -360,6 +419,8 @@ class Run:
         out = {f.name: plain(getattr(self, f.name)) for f in fields(self) if f.name != "source"}
         out["energy_kwh"] = self.energy_kwh
         out["emissions_kg"] = self.emissions_kg
+        out["emissions_status"] = self.emissions_status
+        out["emissions_apart"] = plain(self.emissions_apart)
         out["spans"] = plain(self.spans)
         out["marks"] = plain(self.marks)
         out["notes"] = plain(self.notes)
@@ -375,6 +436,42 @@ class Run:
         from tracker.views.summary import summary_html
 
         return summary_html(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """Sums over runs. A run and its parts count once; what is unknown is in no sum, and counted.
+
+    Attributes:
+        group: what the runs have in common, by project, name, zone, status and month (of the start, UTC); empty: all.
+        runs: how many are summed.
+        parts: how many more are left out, because the run that they are part of is summed.
+        energy_j: of measured parts; None: of no run is it known. Likewise the others.
+        emissions_g, emissions_modelled_g: of the runs priced on basis.
+        basis: of the intensities that priced most of the energy; None: none did.
+        emissions_apart: of the runs priced on another basis, which is in no sum with the first.
+        runs_energy_unknown: how many of the runs are not in energy_j.
+        runs_emissions_unknown: how many of the runs are in neither emissions_g nor emissions_apart.
+        coverage: mean of the runs' own, weighted by their time.
+    """
+
+    group: Mapping[str, str | None]
+    runs: int
+    parts: int
+    duration_s: float
+    energy_j: float | None
+    energy_modelled_j: float | None
+    emissions_g: float | None
+    emissions_modelled_g: float | None
+    basis: Basis | None
+    emissions_apart: tuple[Subtotal, ...]
+    runs_energy_unknown: int
+    runs_emissions_unknown: int
+    coverage: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """In plain types that json.dumps takes."""
+        return {f.name: plain(getattr(self, f.name)) for f in fields(self)}
 
 
 @dataclass(frozen=True, slots=True)

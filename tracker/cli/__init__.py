@@ -18,9 +18,9 @@ EXIT_USAGE: Final = 2
 # Each is loaded when asked for: the module, and its name there.
 _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "run": ("tracker.cli.running", "run"),
-    "runs": ("tracker.cli.past", "runs"),
-    "show": ("tracker.cli.past", "show"),
-    "compare": ("tracker.cli.past", "compare"),
+    "runs": ("tracker.cli.runs", "runs"),
+    "show": ("tracker.cli.show", "show"),
+    "compare": ("tracker.cli.compare", "compare"),
     "doctor": ("tracker.cli.doctor", "doctor"),
     "export": ("tracker.cli.export", "export"),
     "tag": ("tracker.cli.editing", "tag_run"),

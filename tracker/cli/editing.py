@@ -7,7 +7,7 @@ import click
 from tracker import settings as settings_module
 from tracker.cli.options import database, db_option, tag
 from tracker.errors import StoreError
-from tracker.session import past
+from tracker.session import past, queries
 from tracker.store.editing import Editor, checked_note
 
 
@@ -64,7 +64,7 @@ def delete(run_ids: tuple[str, ...], yes: bool, db: str | None) -> None:
     """
     place = database(db)
     chosen = {run.id: run for run in (past.get(run_id, db=place) for run_id in run_ids)}
-    parts = {run.id: run for run in past.runs(limit=None, db=place) if run.parent_id in chosen}
+    parts = {run.id: run for run in queries.each_run(db=place) if run.parent_id in chosen}
     every = chosen | parts
     going_on = [run.id for run in every.values() if run.status == "running"]
     if going_on:

@@ -12,10 +12,11 @@ from typing import IO, Any, Final
 
 import click
 
-from tracker.cli.options import database, db_option, instant, tag
+from tracker.cli.options import database, db_option, tag
 from tracker.errors import StoreError
 from tracker.records import Run
-from tracker.session import past
+from tracker.session import past, queries
+from tracker.store.filters import RunFilter
 from tracker.views import export as view
 
 _WRITERS: Final = {"csv": view.write_csv, "jsonl": view.write_jsonl}
@@ -62,14 +63,8 @@ def export(
     if run_ids:
         runs: Iterator[Run] = iter([past.get(run_id, db=place) for run_id in run_ids])
     else:
-        runs = past.each_run(
-            project=project,
-            name=name,
-            tags=dict(tag(text) for text in tags) or None,
-            since=instant(since, "--since"),
-            until=instant(until, "--until"),
-            db=place,
-        )
+        wanted = RunFilter(project=project, name=name, tags=dict(tag(text) for text in tags), since=since, until=until)
+        runs = queries.each_run(wanted, db=place)
     columns = view.COLUMNS[kind]
     rows = (row | _hosts(run, identify) for run in runs for row in _rows(kind, run))
     if identify:

@@ -1,20 +1,19 @@
-"""Past and present runs from the database: runs(), get() and compare()."""
+"""One past or present run from the database: get(), and what brings it up to its last commit."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from tracker import settings as settings_module
 from tracker.errors import RunNotFoundError, StoreError
 from tracker.intensity.choice import IntensityChoice
-from tracker.records import Comparison, Run, RunStatus, datetime_of, unix_us_of
+from tracker.records import Run, datetime_of, unix_us_of
 from tracker.session.account import DeviceAccount, RunFacts, build_run, gap_us_of
 from tracker.session.ledger import DeviceLedger
 from tracker.store.reading import RunReader, Spell, Tail, Unsettled
@@ -25,72 +24,7 @@ if TYPE_CHECKING:
 
     from tracker.records import IntColumn
 
-DEFAULT_LIMIT: Final = 20
-PAGE_RUNS: Final = 500
 SHORTEST_GAP_US: Final = 2 * MICROSECONDS_PER_S  # between two processes of a run; shorter ones are a change of leader
-
-
-def runs(
-    *,
-    project: str | None = None,
-    name: str | None = None,
-    status: RunStatus | None = None,
-    since: datetime | date | str | None = None,
-    until: datetime | date | str | None = None,
-    tags: Mapping[str, str] | None = None,
-    limit: int | None = DEFAULT_LIMIT,
-    offset: int = 0,
-    db: str | Path | None = None,
-) -> list[Run]:
-    """The runs that fit all that is given, newest first.
-
-    Args:
-        project, name: exactly these.
-        status: "running", "finished", "failed", "interrupted".
-        since, until: started then or later, and before then: a date, an aware datetime, or ISO 8601 text.
-        tags: all of these.
-        limit: at most so many; None: all.
-        offset: leave out so many of the newest.
-        db: database file or SQLAlchemy URL; by default that of the settings.
-
-    Raises:
-        SettingError: a wrong status, date or number.
-        StoreError: the database cannot be read.
-    """
-    wanted: dict[str, Any] = {
-        "project": project,
-        "name": name,
-        "status": status,
-        "since": since,
-        "until": until,
-        "tags": tags,
-    }
-    at_most = None if limit is None else limit + offset
-    found = [run for reader in _readers(db) for run in reader.runs(**wanted, limit=at_most)]
-    found.sort(key=lambda run: (run.started_at, run.id), reverse=True)
-    return found[offset:at_most]
-
-
-def each_run(
-    *,
-    project: str | None = None,
-    name: str | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
-    tags: Mapping[str, str] | None = None,
-    db: str | Path | None = None,
-) -> Iterator[Run]:
-    """As runs, without a limit and not all in memory: newest first within each file that holds some."""
-    for reader in _readers(db):
-        offset = 0
-        while True:
-            page = reader.runs(
-                project=project, name=name, since=since, until=until, tags=tags, limit=PAGE_RUNS, offset=offset
-            )
-            yield from page
-            if len(page) < PAGE_RUNS:
-                break
-            offset += PAGE_RUNS
 
 
 def reader_with(run: Run) -> RunReader:
@@ -106,11 +40,11 @@ def get(run_id: str, *, db: str | Path | None = None) -> Run:
         RunNotFoundError: there is none, or more than one; the message names those that come near.
         StoreError: the database cannot be read.
     """
-    main, *others = _readers(db)
+    main, *others = readers(db)
     if run_id == "last" and others:
-        newest = runs(limit=1, db=db)
+        newest = [run for reader in (main, *others) for run in reader.runs(limit=1)]
         if newest:
-            return newest[0]
+            return max(newest, key=lambda run: (run.started_at, run.id))
     try:
         return main.get(run_id)
     except (RunNotFoundError, StoreError):  # a run file may hold it because the database cannot be used
@@ -118,11 +52,6 @@ def get(run_id: str, *, db: str | Path | None = None) -> Run:
             with contextlib.suppress(RunNotFoundError):
                 return reader.get(run_id)
         raise
-
-
-def compare(*runs_or_ids: Run | str, db: str | Path | None = None) -> Comparison:
-    """Runs side by side, given as records or ids; prints as a table."""
-    return Comparison(tuple(item if isinstance(item, Run) else get(item, db=db) for item in runs_or_ids))
 
 
 def reader_of(db: str | Path) -> RunReader:
@@ -226,7 +155,7 @@ def _joined(settled: list[int], parts: list[IntColumn]) -> IntColumn:
     return np.concatenate([np.array(settled, dtype=np.int64), *parts])
 
 
-def _readers(db: str | Path | None) -> Iterator[RunReader]:
+def readers(db: str | Path | None) -> Iterator[RunReader]:
     """The database, and beside it the files of runs that it could not take."""
     given = {} if db is None else {"db": settings_module.checked_argument("db", db)}
     target = settings_module.resolve(given).db

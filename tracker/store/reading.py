@@ -6,21 +6,18 @@ brought up to its last commit by a function that the caller gives: integrating i
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import date, datetime
-from datetime import time as time_of_day
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 import sqlalchemy as sa
 
 from tracker.errors import RunNotFoundError, SchemaTooNewError, SettingError, StoreError
-from tracker.machine import NANOSECONDS_PER_MICROSECOND, process_start, this_segment
+from tracker.machine import process_start, this_segment
 from tracker.records import (
     ClockPair,
     Device,
@@ -28,24 +25,27 @@ from tracker.records import (
     Note,
     Reading,
     Run,
-    RunStatus,
     Samples,
     Segment,
     Slot,
     Span,
     datetime_of,
-    unix_us_of,
 )
 from tracker.store import rows as mapping
 from tracker.store import tables
 from tracker.store.codec import decode_chunk, hot_rows, joined, last_reading, samples_of_hot, since
+from tracker.store.filters import Order, RunFilter, conditions, page_of, unix_us
 from tracker.store.liveness import SILENCE_LIMIT_US, is_alive
 from tracker.store.opening import Database, open_for_reading, store_errors
+from tracker.store.totals import Group, Grouping, Sums, group_of, left_out_of, summed
 from tracker.units import MICROSECONDS_PER_S
 
 _IDS_PER_QUERY: Final = 500  # SQLite before 3.32 takes 999 parameters
 _NEAR_AMONG: Final = 1_000
 _LISTED: Final = 5
+
+EVERY_RUN: Final = RunFilter()
+NEWEST_FIRST: Final = Order()
 
 _SELECT_RUNS: Final = sa.select(
     tables.runs,
@@ -53,6 +53,7 @@ _SELECT_RUNS: Final = sa.select(
     tables.run_details.c.warnings,
     tables.run_details.c.provenance,
 ).join(tables.run_details)
+_ID: Final = tables.runs.c.id.label("run_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,29 +88,6 @@ class Unsettled:
 Complete = Callable[[Run, Unsettled], Run]
 
 
-def instant_us(when: datetime | date | str) -> int:
-    """Microseconds since 1970 of an instant as people give it.
-
-    Text is ISO 8601. What has no offset, text, date or datetime, is in the local time of this process, as everywhere
-    in Python; a day alone is its first moment.
-
-    Raises:
-        SettingError: the text is no date.
-    """
-    if isinstance(when, str):
-        try:
-            when = datetime.fromisoformat(when.strip())
-        except ValueError:
-            raise SettingError(f"{when!r} is no date; write 2026-11-01 or 2026-11-01T08:30+01:00") from None
-    elif not isinstance(when, datetime):
-        when = datetime.combine(when, time_of_day())
-    return unix_us_of(when.astimezone() if when.tzinfo is None else when)
-
-
-def _unix_us() -> int:
-    return time.time_ns() // NANOSECONDS_PER_MICROSECOND
-
-
 class RunReader:
     """Queries of one database, which is opened at the first of them. Holds no connection between two, and can be
     copied and pickled, because every Run that came from it refers to it.
@@ -128,7 +106,7 @@ class RunReader:
         *,
         complete: Complete | None = None,
         here: Segment | None = None,
-        now_unix_us: Callable[[], int] = _unix_us,
+        now_unix_us: Callable[[], int] = unix_us,
         process_start: Callable[[int], int | None] = process_start,
     ) -> None:
         self._db = db
@@ -143,62 +121,113 @@ class RunReader:
 
     def runs(
         self,
+        wanted: RunFilter = EVERY_RUN,
+        order: Order = NEWEST_FIRST,
         *,
-        project: str | None = None,
-        name: str | None = None,
-        status: RunStatus | None = None,
-        since: datetime | date | str | None = None,
-        until: datetime | date | str | None = None,
-        tags: Mapping[str, str] | None = None,
         limit: int | None = None,
         offset: int = 0,
+        without: Collection[str] = (),
     ) -> list[Run]:
-        """The runs that fit all that is given, newest first.
+        """The runs that fit all that is wanted.
 
         Args:
-            project: exactly this one; likewise name and every tag.
-            status: as judged now.
-            since: started then or later; how instants are read: instant_us.
-            until: started before then.
             limit: at most so many; None: all.
-            offset: leave out so many of the newest.
+            offset: leave out so many of the first.
+            without: ids of runs that are left out, few.
 
         Raises:
-            SettingError: a wrong status, date or number.
+            SettingError: a wrong number.
             StoreError: the database cannot be read.
         """
-        if status is not None and status not in get_args(RunStatus):
-            raise SettingError(f"status {status!r} is none of {', '.join(get_args(RunStatus))}")
         if offset < 0 or (limit is not None and limit < 0):
             raise SettingError("limit and offset must be 0 or more")
-        c = tables.runs.c
-        query = _SELECT_RUNS.order_by(c.started_unix_us.desc(), c.id.desc()).limit(limit).offset(offset)
-        for column, text in ((c.project, project), (c.name, name)):
-            if text is not None:
-                query = query.where(column == mapping.storable(text))
-        if since is not None:
-            query = query.where(c.started_unix_us >= instant_us(since))
-        if until is not None:
-            query = query.where(c.started_unix_us < instant_us(until))
-        of_tag = tables.tags.c
-        for key, value in (tags or {}).items():
-            tagged = sa.select(of_tag.run_id).where(
-                of_tag.key == mapping.storable(key), of_tag.value == mapping.storable(value)
-            )
-            query = query.where(c.id.in_(tagged))
         if self._opened().version is None:
             return []
         with self._snapshot() as connection:
-            if status in ("running", "interrupted"):
-                is_live = c.id.in_(self._live_ids(connection))
-                is_open = c.status == "running"
-                if status == "running":
-                    query = query.where(is_open, is_live)
+            # What is stored of the figures of a run that goes on, or was killed, is up to a minute old.
+            is_exact = not wanted.has_bounds and not order.sort.is_figure
+            unfinished = [] if is_exact else self._unfinished(connection, wanted, without)
+            fits = self._fitting(connection, wanted, tables.runs.c, without)
+            if not is_exact:
+                fits.append(tables.runs.c.status != "running")
+            # Of ids alone: a sort of whole rows, with their details, takes ten times as long.
+            query = sa.select(tables.runs.c.id).where(*fits).order_by(*order.clauses(tables.runs.c))
+
+            def fetch(limit: int | None, offset: int) -> list[Run]:
+                ids = connection.scalars(query.limit(limit).offset(offset)).all()
+                rows = _by_run(connection, _SELECT_RUNS.add_columns(_ID), tables.runs.c.id, ids)
+                return self._records(connection, [row for run_id in ids for row in rows[run_id]])
+
+            return page_of(fetch, unfinished, order, limit, offset)
+
+    def count(self, wanted: RunFilter = EVERY_RUN, *, without: Collection[str] = ()) -> int:
+        """How many runs fit."""
+        if self._opened().version is None:
+            return 0
+        with self._snapshot() as connection:
+            unfinished = self._unfinished(connection, wanted, without) if wanted.has_bounds else []
+            fits = self._fitting(connection, wanted, tables.runs.c, without)
+            if wanted.has_bounds:
+                fits.append(tables.runs.c.status != "running")
+            query = sa.select(sa.func.count()).select_from(tables.runs).where(*fits)
+            return int(connection.execute(query).scalar_one()) + len(unfinished)
+
+    def which(self, wanted: RunFilter, ids: Collection[str]) -> set[str]:
+        """Those of a few ids whose runs fit."""
+        if not ids or self._opened().version is None:
+            return set()
+        with self._snapshot() as connection:
+            c = tables.runs.c
+            fits = self._fitting(connection, wanted, c)
+            return set(connection.scalars(sa.select(c.id).where(c.id.in_(list(ids)), *fits)))
+
+    def add_sums(
+        self, into: dict[Group, Sums], wanted: RunFilter, by: Sequence[Grouping], *, without: Collection[str] = ()
+    ) -> None:
+        """Add the sums of the runs that fit, by group.
+
+        Not those of the parts of a run that fits, or of one in without.
+        """
+        if self._opened().version is None:
+            return
+        with self._snapshot() as connection:
+
+            def fits(c: Any) -> list[sa.ColumnElement[bool]]:
+                return self._fitting(connection, wanted, c, without)
+
+            summed(connection, fits, by, into, without)
+            unfinished = self._unfinished(connection, wanted, without)
+            parts = left_out_of(connection, fits, [run.id for run in unfinished], without)
+            for run in unfinished:
+                sums = into[group_of(run, by)]
+                if run.id in parts:
+                    sums.parts += 1
                 else:
-                    query = query.where(sa.or_(c.status == status, sa.and_(is_open, sa.not_(is_live))))
-            elif status is not None:
-                query = query.where(c.status == status)
-            return self._records(connection, connection.execute(query).all())
+                    sums.add_run(run)
+
+    def _fitting(
+        self,
+        connection: sa.Connection,
+        wanted: RunFilter,
+        c: Any,
+        without: Collection[str] = (),
+        *,
+        with_bounds: bool = True,
+    ) -> list[sa.ColumnElement[bool]]:
+        """The conditions of a filter on the columns of runs, or of an alias of it."""
+        live_ids = lambda: self._live_ids(connection)  # noqa: E731
+        fits = list(conditions(wanted, c, live_ids, self._now_unix_us, with_bounds=with_bounds))
+        if without:
+            fits.append(c.id.not_in(list(without)))
+        return fits
+
+    def _unfinished(self, connection: sa.Connection, wanted: RunFilter, without: Collection[str]) -> list[Run]:
+        """The runs that fit of those that have not ended by their own hand, up to their last commit."""
+        c = tables.runs.c
+        fits = self._fitting(connection, wanted, c, without, with_bounds=False)
+        query = _SELECT_RUNS.where(*fits, c.status == "running")
+        runs = self._records(connection, connection.execute(query).all())
+        return [run for run in runs if wanted.fits_bounds(run)]
 
     def get(self, reference: str) -> Run:
         """The run with this id, with the only id that begins so, or the newest for "last".

@@ -19,6 +19,7 @@ from tracker.units import (
     MILLIWATTS_PER_W,
     joules_of_twice_nj,
 )
+from tracker.views.listing import devices_text, mean_power_w
 
 Kind = Literal["runs", "devices", "slots", "samples"]
 Row = dict[str, Any]
@@ -65,6 +66,8 @@ COLUMNS: Final[Mapping[Kind, tuple[Column, ...]]] = {
         Column("zone", "", "where the electricity is taken to come from"),
         Column("zone_origin", "", "setting, cloud, guessed or world"),
         Column("intensity_g_per_kwh", "g/kWh", "mean intensity by energy of what was measured"),
+        Column("mean_power_w", "W", "mean power of the measured parts together, over the time it is known for"),
+        Column("devices", "", "the measured and modelled parts in short"),
         Column("intensity_datasets", "", "where the intensities are from, each once"),
         Column("not_measured", "", "parts of the machine that energy_j lacks, with the reasons, as a JSON array"),
         Column("warnings", "", "what was said of the run, as a JSON array"),
@@ -108,8 +111,6 @@ COLUMNS: Final[Mapping[Kind, tuple[Column, ...]]] = {
 def run_row(run: Run) -> Row:
     """A run as a row of COLUMNS["runs"]."""
     low_j, high_j = run.energy_range_j or (None, None)
-    priced_j = sum(use.energy_j for use in run.intensity)
-    weighted = sum(use.energy_j * use.value.intensity_g_per_kwh for use in run.intensity)
     datasets = dict.fromkeys(" ".join(filter(None, (u.value.provider, u.value.dataset))) for u in run.intensity)
     return {
         "run_id": run.id,
@@ -130,7 +131,9 @@ def run_row(run: Run) -> Row:
         "coverage": run.coverage,
         "zone": run.zone.zone if run.zone else None,
         "zone_origin": run.zone.origin if run.zone else None,
-        "intensity_g_per_kwh": weighted / priced_j if priced_j else None,
+        "intensity_g_per_kwh": run.intensity_g_per_kwh,
+        "mean_power_w": mean_power_w(run),
+        "devices": devices_text(run),
         "intensity_datasets": "; ".join(datasets),
         "not_measured": [f"{part.kind} {part.name}: {part.reason}" for part in run.not_measured],
         "warnings": list(run.warnings),
