@@ -12,8 +12,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from tracker.comparison import Comparison
     from tracker.errors import TrackerError
-    from tracker.records import Comparison, Run, Samples, Total
+    from tracker.records import Run, Samples, Total
     from tracker.session.live import LiveRun
     from tracker.session.past import get
     from tracker.session.queries import compare, runs, totals
@@ -31,7 +32,7 @@ _HOMES: Final = {
     "compare": "tracker.session.queries",
     "Run": "tracker.records",
     "Samples": "tracker.records",
-    "Comparison": "tracker.records",
+    "Comparison": "tracker.comparison",
     "Total": "tracker.records",
     "TrackerError": "tracker.errors",
 }

@@ -474,21 +474,6 @@ class Total:
         return {f.name: plain(getattr(self, f.name)) for f in fields(self)}
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """Runs side by side; prints as a table."""
-
-    runs: tuple[Run, ...]
-
-    def __str__(self) -> str:
-        from tracker.views.listing import comparison_text
-
-        return comparison_text(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"runs": [run.to_dict() for run in self.runs]}
-
-
 def plain(value: Any) -> Any:
     """A record, or anything within one, in types that json.dumps takes."""
     if isinstance(value, datetime):

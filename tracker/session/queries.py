@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from tracker.comparison import Comparison, ZoneMean, dated_sources, own_uses, stretch_of, zone_mean
 from tracker.errors import SettingError
-from tracker.records import Comparison, Run, RunStatus, Total
+from tracker.records import Run, RunStatus, Total
 from tracker.session.past import get, readers
 from tracker.store.filters import Order, RunFilter, When, page_of
 from tracker.store.reading import EVERY_RUN, NEWEST_FIRST, RunReader
@@ -104,8 +105,32 @@ def totals(*, by: str | Sequence[str] = (), db: str | Path | None = None, **want
 
 
 def compare(*runs_or_ids: Run | str, db: str | Path | None = None) -> Comparison:
-    """Runs side by side, given as records or ids; prints as a table."""
-    return Comparison(tuple(item if isinstance(item, Run) else get(item, db=db) for item in runs_or_ids))
+    """Runs side by side, given as records or ids; prints as a table.
+
+    Raises:
+        SettingError: none is given.
+        RunNotFoundError: there is none of an id, or more than one.
+        StoreError: the database cannot be read.
+    """
+    if not runs_or_ids:
+        raise SettingError("compare: give at least one run, as a record or an id")
+    chosen = tuple(item if isinstance(item, Run) else get(item, db=db) for item in runs_or_ids)
+    return Comparison(chosen, tuple(_zone_means(chosen)))
+
+
+def _zone_means(chosen: Sequence[Run]) -> Iterator[ZoneMean]:
+    """Of each zone with values over time: what the runs' databases hold of it, and what priced the runs."""
+    stretch = stretch_of(chosen)
+    if stretch is None:
+        return
+    sources = {id(run.source): run.source for run in chosen if isinstance(run.source, RunReader)}
+    for source in dated_sources(chosen):
+        known = [value for reader in sources.values() for value in reader.dated_values(*source, *stretch)]
+        used = [use.value for run in chosen for use in own_uses(run)]
+        known += [v for v in used if v.start is not None and (v.provider, v.zone, v.signal, v.basis) == source]
+        mean = zone_mean(known, *stretch)
+        if mean is not None:
+            yield mean
 
 
 def page(

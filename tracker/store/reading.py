@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
@@ -19,17 +20,21 @@ import sqlalchemy as sa
 from tracker.errors import RunNotFoundError, SchemaTooNewError, SettingError, StoreError
 from tracker.machine import process_start, this_segment
 from tracker.records import (
+    Basis,
     ClockPair,
     Device,
+    IntensityValue,
     Mark,
     Note,
     Reading,
     Run,
     Samples,
     Segment,
+    Signal,
     Slot,
     Span,
     datetime_of,
+    unix_us_of,
 )
 from tracker.store import rows as mapping
 from tracker.store import tables
@@ -324,6 +329,24 @@ class RunReader:
         """What a run has stored beyond its totals."""
         with self._snapshot() as connection:
             return _unsettled(connection, run_id)
+
+    def dated_values(
+        self, provider: str, zone: str, signal: Signal, basis: Basis, start: datetime, end: datetime
+    ) -> list[IntensityValue]:
+        """All that a source has said here of a zone at some time within [start, end)."""
+        if self._opened().version is None:
+            return []
+        c = tables.intensities.c
+        query = sa.select(tables.intensities).where(
+            c.provider == mapping.storable(provider),
+            c.zone == mapping.storable(zone),
+            c.signal == signal,
+            c.basis == basis,
+            c.start_unix_us < unix_us_of(end),
+            c.end_unix_us > unix_us_of(start),
+        )
+        with self._snapshot() as connection:
+            return [mapping.intensity_of(row) for row in connection.execute(query)]
 
     def segments(self, run_id: str) -> list[Segment]:
         """The processes that sampled for the run, in order of beginning."""

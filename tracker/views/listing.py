@@ -1,4 +1,4 @@
-"""Several runs: as the list that `tracker runs` shows, and side by side."""
+"""Several runs as the list that `tracker runs` shows."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from tracker.records import Comparison, Run
+from tracker.records import Run
 from tracker.views import amounts
-from tracker.views.summary import KIND_LABELS, pue_text
+from tracker.views.summary import KIND_LABELS
 from tracker.views.tables import printable, table, wrap
 
 _ID_LENGTH: Final = 6
-_FIGURES: Final = "energy and CO2e: of what was measured; cover: the share of it that is known"
+FIGURES: Final = "energy and CO2e: of what was measured; cover: the share of it that is known"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def runs_table(runs: Sequence[Run], width: int = 80, columns: Sequence[str] = ()
     """
     if not runs:
         return "no runs"
-    ids = _short_ids(runs)
+    ids = short_ids(runs)
     chosen = columns or (WIDE_COLUMNS if width >= _WIDE else DEFAULT_COLUMNS)
     shown: list[tuple[str, ListColumn, list[str]]] = []
     for name in chosen:
@@ -73,7 +73,7 @@ def runs_table(runs: Sequence[Run], width: int = 80, columns: Sequence[str] = ()
     lines = table(
         [
             [title for title, _, _ in shown],
-            *_dashed(zip(*(cells for _, _, cells in shown), strict=True)),
+            *dashed(zip(*(cells for _, _, cells in shown), strict=True)),
         ],
         width=width,
         flexible=[at for at, (_, column, _) in enumerate(shown) if column.is_text],
@@ -111,45 +111,16 @@ def devices_text(run: Run) -> str:
     return ", ".join(name if n == 1 else f"{n} x {name}" for name, n in counts.items())
 
 
-def comparison_text(comparison: Comparison, width: int = 80) -> str:
-    """Runs side by side, each as a multiple of the first, and what stands against comparing them."""
-    runs = comparison.runs
-    if not runs:
-        return "no runs"
-    ids = _short_ids(runs)
-    first = runs[0]
-    titles = ("id", "name", "lasted", "", "energy", "", "CO2e", "", "cover")
-    rows = [
-        (
-            ids[run.id],
-            _name(run),
-            amounts.duration(run.duration_s),
-            amounts.ratio(run.duration_s, first.duration_s),
-            amounts.energy(run.energy_j),
-            amounts.ratio(run.energy_j, first.energy_j),
-            amounts.mass(run.emissions_g),
-            amounts.ratio(run.emissions_g, first.emissions_g),
-            amounts.share(run.coverage),
-        )
-        for run in runs
-    ]
-    lines = table([titles, *_dashed(rows)], width=width, flexible=(1,), right=range(2, len(titles)))
-    lines.extend(wrap(f"x: times the first; {_FIGURES}", width))
-    for caveat in _caveats(runs, ids):
-        lines.extend(wrap(f"not alike: {caveat}", width))
-    return "\n".join(lines)
-
-
-def _name(run: Run) -> str:
+def name_of(run: Run) -> str:
     return printable(run.name) if run.name else "(no name)"
 
 
-def _dashed(rows: Iterable[Sequence[str]]) -> Iterator[list[str]]:
+def dashed(rows: Iterable[Sequence[str]]) -> Iterator[list[str]]:
     """Rows with a dash for what is unknown: tables are narrow."""
     return (["-" if cell == amounts.UNKNOWN else cell for cell in row] for row in rows)
 
 
-def _short_ids(runs: Sequence[Run]) -> dict[str, str]:
+def short_ids(runs: Sequence[Run]) -> dict[str, str]:
     """The shortest prefixes, of one length, that tell these runs apart."""
     ids = {run.id for run in runs}
     length = next(n for n in range(_ID_LENGTH, 65) if len({id_[:n] for id_ in ids}) == len(ids))
@@ -166,7 +137,7 @@ def _started(runs: Sequence[Run]) -> tuple[str, list[str]]:
 
 def _list_notes(runs: Sequence[Run], ids: dict[str, str], columns: Sequence[str]) -> Iterator[str]:
     if not {"energy", "emissions", "coverage"}.isdisjoint(columns):
-        yield _FIGURES
+        yield FIGURES
     if not {"energy_modelled", "emissions_modelled"}.isdisjoint(columns):
         yield "modelled: an estimate, of parts that no meter reads; not part of energy and CO2e"
     modelled = [ids[run.id] for run in runs if run.energy_modelled_j is not None]
@@ -177,32 +148,9 @@ def _list_notes(runs: Sequence[Run], ids: dict[str, str], columns: Sequence[str]
         yield f"parts, whose energy their run holds too: {', '.join(parts)}"
 
 
-def _caveats(runs: Sequence[Run], ids: dict[str, str]) -> Iterator[str]:
-    """What differs between the runs, beside their work, that moves their figures."""
-    differing = (
-        ("measured parts", [_parts(run) for run in runs]),
-        ("PUE", [pue_text(run.pue) for run in runs]),
-        ("basis of the intensity", [_joined(use.value.basis for use in run.intensity) for run in runs]),
-        ("replayed", ["yes" if run.is_replayed else "no" for run in runs]),
-        ("status", [run.status for run in runs]),
-        ("share known", [amounts.share(run.coverage) for run in runs]),
-    )
-    for what, values in differing:
-        if len(set(values)) > 1:
-            yield f"{what} ({', '.join(f'{ids[run.id]}: {value}' for run, value in zip(runs, values, strict=True))})"
-
-
-def _parts(run: Run) -> str:
-    return _joined(KIND_LABELS[d.kind] for d in run.devices if d.method in ("counter", "power"))
-
-
-def _joined(words: Iterator[str]) -> str:
-    return " + ".join(sorted(set(words))) or "none"
-
-
 LIST_COLUMNS: Final[Mapping[str, ListColumn]] = {
-    "id": ListColumn("id", lambda runs: [_short_ids(runs)[run.id] for run in runs], ("run_id",), is_right=False),
-    "name": _text("name", _name, "name"),
+    "id": ListColumn("id", lambda runs: [short_ids(runs)[run.id] for run in runs], ("run_id",), is_right=False),
+    "name": _text("name", name_of, "name"),
     "project": _text("project", lambda run: printable(run.project or ""), "project"),
     "tags": _text("tags", lambda run: printable(", ".join(f"{k}={v}" for k, v in run.tags.items())), "tags"),
     "started": ListColumn("started", lambda runs: _started(runs)[1], ("started_at",), is_right=False),

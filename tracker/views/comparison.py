@@ -1,0 +1,214 @@
+"""Runs side by side as text: totals, devices, phases, units of progress, what differs, and why emissions do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final
+
+from tracker.comparison import Comparison
+from tracker.records import Run
+from tracker.views import amounts
+from tracker.views.listing import FIGURES, dashed, name_of, short_ids
+from tracker.views.summary import KIND_LABELS, beside_label, pue_text
+from tracker.views.tables import cut, printable, table, wrap
+
+_VALUE_WIDTH: Final = 40  # of a setting that differs; more of it is in the record
+_SECONDS_PER_HOUR: Final = 3_600
+
+Row = tuple[str, ...]
+
+
+def comparison_text(comparison: Comparison, width: int = 80) -> str:
+    """Runs side by side, each as a multiple of the first, why they differ, and what stands against comparing them."""
+    runs = comparison.runs
+    if not runs:
+        return "no runs"
+    ids = short_ids(runs)
+    titles = ("id", "name", "lasted", "", "energy", "", "CO2e", "", "intensity", "cover")
+    lines = table([titles, *dashed(_totals(runs, ids))], width=width, flexible=(1,), right=range(2, len(titles)))
+    lines.extend(wrap(f"x: times the first; {FIGURES}", width))
+    names = [ids[run.id] for run in runs]
+    for title, rows, right_from in (
+        (("device", "id", "", "energy", "", "power", "cover", "method"), _devices(comparison, names), 3),
+        (("phase", "id", "spans", "lasted", "energy", "", "power", "CO2e", "intensity"), _phases(comparison, names), 2),
+        (("for each", "id", "of", "energy", "", "CO2e", ""), _units(comparison, names), 2),
+        (("CO2e", "id", "difference", "by energy", "PUE", "place", "time"), _reasons(comparison, ids), 2),
+    ):
+        found = list(rows)
+        if found:
+            right = [at for at in range(right_from, len(title)) if title[at] != "method"]
+            lines.append("")
+            lines.extend(table([title, *dashed(found)], width=width, flexible=(0,), right=right))
+    for note in _notes(comparison, ids):
+        lines.extend(wrap(note, width))
+    differing = [f"{what}: {_by_run(values, names)}" for what, values in _differing(comparison)]
+    if differing:
+        lines.append("")
+    for line in differing:
+        lines.extend(wrap(f"differs: {line}", width))
+    for caveat in _caveats(runs, ids):
+        lines.extend(wrap(f"not alike: {caveat}", width))
+    return "\n".join(lines)
+
+
+def _totals(runs: Sequence[Run], ids: dict[str, str]) -> Iterator[Row]:
+    first = runs[0]
+    for run in runs:
+        yield (
+            ids[run.id],
+            name_of(run),
+            amounts.duration(run.duration_s),
+            amounts.ratio(run.duration_s, first.duration_s),
+            amounts.energy(run.energy_j),
+            amounts.ratio(run.energy_j, first.energy_j),
+            amounts.mass(run.emissions_g),
+            amounts.ratio(run.emissions_g, first.emissions_g),
+            amounts.intensity(run.intensity_g_per_kwh),
+            amounts.share(run.coverage),
+        )
+
+
+def _devices(comparison: Comparison, names: Sequence[str]) -> Iterator[Row]:
+    tables = [{(f.kind, f.name): f for f in figures} for figures in comparison.devices()]
+    for key in dict.fromkeys(key for found in tables for key in found):
+        label = KIND_LABELS[key[0]]
+        lead = f"{label} {printable(beside_label(label, key[1]))}".rstrip()
+        first_j = tables[0][key].energy_j if key in tables[0] else None
+        for name, found in zip(names, tables, strict=True):
+            if key in found:
+                figures = found[key]
+                yield (
+                    lead,
+                    name,
+                    f"{figures.devices} x",
+                    amounts.energy(figures.energy_j),
+                    amounts.ratio(figures.energy_j, first_j),
+                    amounts.power(figures.mean_power_w),
+                    amounts.share(figures.coverage),
+                    ", ".join(figures.methods),
+                )
+                lead = ""
+
+
+def _phases(comparison: Comparison, names: Sequence[str]) -> Iterator[Row]:
+    tables = [{f.name: f for f in figures} for figures in comparison.phases()]
+    for phase in dict.fromkeys(phase for found in tables for phase in found):
+        lead = printable(phase)
+        first_j = tables[0][phase].energy_j if phase in tables[0] else None
+        for name, found in zip(names, tables, strict=True):
+            if phase in found:
+                figures = found[phase]
+                yield (
+                    lead,
+                    name,
+                    str(figures.spans),
+                    amounts.duration(figures.duration_s),
+                    amounts.energy(figures.energy_j),
+                    amounts.ratio(figures.energy_j, first_j),
+                    amounts.power(figures.mean_power_w),
+                    amounts.mass(figures.emissions_g),
+                    amounts.intensity(figures.intensity_g_per_kwh),
+                )
+                lead = ""
+
+
+def _units(comparison: Comparison, names: Sequence[str]) -> Iterator[Row]:
+    tables = [{f.unit: f for f in figures} for figures in comparison.units()]
+    for unit in dict.fromkeys(unit for found in tables for unit in found):
+        lead = unit
+        first = tables[0].get(unit)
+        for name, found in zip(names, tables, strict=True):
+            if unit in found:
+                figures = found[unit]
+                yield (
+                    lead,
+                    name,
+                    f"{figures.count:g}",
+                    amounts.energy(figures.energy_j),
+                    amounts.ratio(figures.energy_j, first.energy_j if first else None),
+                    amounts.mass(figures.emissions_g),
+                    amounts.ratio(figures.emissions_g, first.emissions_g if first else None),
+                )
+                lead = ""
+
+
+def _reasons(comparison: Comparison, ids: dict[str, str]) -> Iterator[Row]:
+    for found in comparison.attributions():
+        if found.difference_g is not None:
+            yield (
+                "modelled part" if found.is_modelled else f"against {ids[comparison.runs[0].id]}",
+                ids[found.run_id],
+                *(_signed(g) for g in (found.difference_g, found.energy_g, found.pue_g, found.place_g, found.time_g)),
+            )
+
+
+def _signed(difference_g: float | None) -> str:
+    if difference_g is None:
+        return amounts.UNKNOWN
+    return f"{'+' if difference_g > 0 else ''}{amounts.mass(difference_g)}"
+
+
+def _notes(comparison: Comparison, ids: dict[str, str]) -> Iterator[str]:
+    attributions = comparison.attributions()
+    if any(found.energy_g is not None for found in attributions):
+        yield (
+            "energy, PUE, place and time add up to the difference (Shapley value of energy x PUE x intensity); "
+            "place: the zone's mean intensity; time: how far the run's hours lay from it"
+        )
+    for mean in comparison.zone_means:
+        hours = f"{mean.known_s / _SECONDS_PER_HOUR:.3g} h known between {mean.start:%Y-%m-%d %H:%M}"
+        yield printable(
+            f"mean of {mean.zone} ({mean.provider}): {amounts.intensity(mean.intensity_g_per_kwh)} over the {hours} "
+            f"and {mean.end:%Y-%m-%d %H:%M} UTC"
+        )
+    for reason in dict.fromkeys(found.reason for found in attributions if found.reason):
+        yield f"CO2e: {_with_short_ids(reason, ids)}"
+    if any(run.energy_modelled_j is not None for run in comparison.runs):
+        yield "modelled energy is in no figure but those marked model and modelled"
+    phases = [figures for of_run in comparison.phases() for figures in of_run]
+    beside = sum(figures.beside for figures in phases)
+    if beside:
+        yield f"phases: {beside} spans within or beside a longer one of their name are in no figure"
+    unknown = sum(figures.energy_unknown for figures in phases)
+    if unknown:
+        yield f"phases: of {unknown} spans the energy is unknown and in no figure"
+
+
+def _with_short_ids(reason: str, ids: dict[str, str]) -> str:
+    for long, short in ids.items():
+        reason = reason.replace(long, short)
+    return reason
+
+
+def _differing(comparison: Comparison) -> Iterator[tuple[str, list[str]]]:
+    for difference in comparison.differences():
+        values = ["none" if v is None else cut(printable(v), _VALUE_WIDTH) for v in difference.values]
+        yield cut(printable(difference.name), _VALUE_WIDTH), values
+
+
+def _caveats(runs: Sequence[Run], ids: dict[str, str]) -> Iterator[str]:
+    """What differs between the runs, beside their work, that moves their figures."""
+    traits: tuple[tuple[str, Callable[[Run], str]], ...] = (
+        ("measured parts", _parts),
+        ("PUE", lambda run: pue_text(run.pue)),
+        ("basis of the intensity", lambda run: _joined(use.value.basis for use in run.intensity)),
+        ("replayed", lambda run: "yes" if run.is_replayed else "no"),
+        ("status", lambda run: run.status),
+        ("share known", lambda run: amounts.share(run.coverage)),
+    )
+    for what, trait in traits:
+        values = [trait(run) for run in runs]
+        if len(set(values)) > 1:
+            yield f"{what} ({_by_run(values, [ids[run.id] for run in runs])})"
+
+
+def _by_run(values: Sequence[str], names: Sequence[str]) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in zip(names, values, strict=True))
+
+
+def _parts(run: Run) -> str:
+    return _joined(KIND_LABELS[d.kind] for d in run.devices if d.method in ("counter", "power"))
+
+
+def _joined(words: Iterable[str]) -> str:
+    return " + ".join(sorted(set(words))) or "none"
