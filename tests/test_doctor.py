@@ -191,8 +191,8 @@ def test_the_keys_of_the_json_are_stable():
     found = told()
 
     assert set(found) == {
-        *("is_well", "problems", "warnings", "sensors", "zone", "intensity", "settings", "database", "system"),
-        *("lock_folder", "versions"),
+        *("is_well", "problems", "warnings", "sensors", "zone", "intensity", "grid", "settings", "database"),
+        *("lock_folder", "system", "versions"),
     }
     sensor = sensor_of(found, "rapl")
     assert set(sensor) == {"name", "open_s", "read_s", "parts", "not_measured", "warnings", "trouble"}
@@ -220,6 +220,22 @@ def test_zone_and_intensity_come_with_origin_basis_year_and_source(monkeypatch):
     assert all(found["intensity"][key] for key in ("basis", "year", "source", "provider", "dataset"))
     lines = doctor().splitlines()
     assert "zone          France (FR), set by TRACKER_ZONE" in lines
+
+
+def test_who_is_asked_for_the_hours_intensity_comes_with_licence_and_what_is_untested(monkeypatch):
+    assert told()["grid"] is None
+    assert "grid          nobody is asked for the hour's intensity (TRACKER_PROVIDER)" in doctor().splitlines()
+    monkeypatch.setenv("TRACKER_ZONE", "DE")
+    monkeypatch.setenv("TRACKER_PROVIDER", "energycharts")
+    monkeypatch.setenv("TRACKER_ENERGYCHARTS_TOKEN", "secret-not-real")
+
+    found = told()
+
+    grid = found["grid"]
+    assert (grid["zone"], grid["is_tested"]) == ("DE", False) and "CC" in grid["licence"] and grid["untested"]
+    assert "UNTESTED on the live service" in doctor() and "secret-not-real" not in doctor()
+    monkeypatch.setenv("TRACKER_PROVIDER", "neso")
+    assert any("does not serve zone 'DE'" in warning for warning in told()["warnings"]) and told()["grid"] is None
 
 
 def test_it_names_neither_user_nor_machine_nor_project_nor_secrets(place, monkeypatch):

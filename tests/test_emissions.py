@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from datetime import datetime, timedelta
+from fractions import Fraction
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracker.emissions import UNPRICED, Emissions, SlotEnergies, checked_pue, price
+from tracker.emissions import UNPRICED, Emissions, SlotEnergies, Timeline, checked_pue, price
 from tracker.errors import SettingError
 from tracker.records import IntensityValue, Slot, datetime_of
 from tracker.units import JOULES_PER_KWH, MICROSECONDS_PER_S, TWICE_NANOJOULES_PER_J
@@ -204,12 +205,42 @@ def test_energy_that_no_value_covers_at_all_has_unknown_emissions() -> None:
     assert price(energies([0], [3.6e6]), []).emissions_g is None
 
 
-def test_lifecycle_and_direct_are_never_summed_in_silence() -> None:
+def test_lifecycle_and_direct_are_never_summed() -> None:
     direct = dated(400, 0, 300, basis="direct")
 
-    result = price(energies([0, 300], [3.6e6, 3.6e6]), [direct], fallback=ALWAYS)
+    result = price(energies([0, 300, 600], [3.6e6, 3.6e6, 3.6e6]), [direct], fallback=ALWAYS, pue=1.5)
 
-    assert any("direct 50.0%, lifecycle 50.0%" in warning for warning in result.warnings)
+    assert result.emissions_g == 600  # of the first slot alone, although the fallback priced more
+    assert [use.value.basis for use in result.uses] == ["direct", "lifecycle"]
+    (said,) = [warning for warning in result.warnings if "basis" in warning]
+    assert said.startswith("66.7% of the energy is priced on another basis (lifecycle, not direct)")
+
+
+def test_energy_that_only_another_basis_prices_has_no_emissions_and_not_0() -> None:
+    direct = dated(400, 0, 300, basis="direct")
+
+    result = price(energies([0, 300], [3.6e6, 3.6e6], [False, True]), [direct], fallback=ALWAYS)
+
+    assert (result.emissions_g, result.emissions_modelled_g) == (400, None)
+
+
+def test_the_fallback_alone_tells_the_emissions_on_its_own_basis() -> None:
+    direct = dated(400, 3000, 3300, basis="direct")
+
+    result = price(energies([0], [3.6e6]), [direct], fallback=ALWAYS)
+
+    assert result.emissions_g == ALWAYS.intensity_g_per_kwh
+    assert not any("basis" in warning for warning in result.warnings)
+
+
+def test_a_timeline_prices_any_number_of_runs_as_its_values_do() -> None:
+    values = [dated(100 + hour, 3600 * hour, 3600 * (hour + 1)) for hour in range(24)]
+    day = Timeline.of(values, ALWAYS)
+
+    for hour in (0, 7, 23, 24):
+        rows = energies([3600 * hour + 1800, 3600 * hour + 3300], [1e6, 2e6])
+        assert price(rows, day).emissions_g == price(rows, values, fallback=ALWAYS).emissions_g
+        assert price(rows, day).uses == price(rows, values, fallback=ALWAYS).uses
 
 
 def test_average_and_marginal_are_never_summed() -> None:
@@ -291,3 +322,19 @@ def test_a_run_across_the_hour_is_priced_hour_by_hour() -> None:
     rows = energies([hour_s + offset for offset in range(-600, 600, 300)], [900_000.0] * 4)
 
     assert price(rows, [dated(100, 0, hour_s), dated(400, hour_s, 10**6)]).emissions_g == 250.0
+
+
+@pytest.mark.parametrize("step_s", [300, 900, 1800, 3600])
+def test_thirty_days_against_any_step_equal_the_rational_sum_to_the_last_digit(step_s: int) -> None:
+    days_s, drawn = 30 * 86_400, np.random.default_rng(step_s)
+    twice_energy_nj = drawn.integers(0, 6 * 10**14, days_s // 300)  # up to 1 kW
+    g_per_kwh = drawn.integers(0, 900_000, days_s // step_s) / 1000
+    values = [dated(g, step_s * n, step_s * (n + 1)) for n, g in enumerate(g_per_kwh.tolist())]
+    rows = SlotEnergies(START_S + 300 * np.arange(days_s // 300), twice_energy_nj, np.zeros(days_s // 300, dtype=bool))
+
+    result = price(rows, values)
+
+    per_step_nj = twice_energy_nj.reshape(-1, step_s // 300).sum(axis=1).tolist()
+    exact_g = sum(Fraction(nj) * Fraction(g) for nj, g in zip(per_step_nj, g_per_kwh.tolist(), strict=True))
+    assert result.emissions_g == pytest.approx(float(exact_g / KWH_TWICE_NJ), rel=1e-15)
+    assert sum(use.slots for use in result.uses) == days_s // 300

@@ -24,6 +24,8 @@ PURE = {
     *("diagnosis_text.width", "DatabaseFound.run_files", "logical_cpus", "limit_cpus"),
     *("Total.runs", "Total.parts", "Total.runs_energy_unknown", "Total.runs_emissions_unknown"),
     *("page.limit", "page.offset", "page_of.limit", "page_of.offset", "totals_text.width", "Sums.parts"),
+    *("DeviceFigures.devices", "PhaseFigures.spans", "PhaseFigures.beside", "PhaseFigures.energy_unknown"),
+    *("UnitFigures.count", "text.width"),
     *("schema_version", "schema_version_written"),
     *("Contents.runs", "Contents.running", "Pruned.runs"),
     *("rank", "world_size", "launcher_pid", "ordinal", "attempt"),
@@ -38,6 +40,7 @@ PURE = {
     *("cut.width", "wrap.width", "ratio.value", "ratio.reference"),
     *("gpu_instance", "compute_instance", "compute_slices"),
     *("cpus", "machine_cpus", "quota_cpus", "set_cpus", "load", "range_factors"),
+    *("value_between", "write_pricing.seq", "Manners.failures", "failed.drawn"),  # positions, counts, a draw
     "raw_value",  # its unit stands beside it, in raw_unit
 }
 NUMBER = re.compile(r"(int|float|IntColumn|FloatColumn|tuple\[float, float\])( \| None)?")

@@ -6,7 +6,7 @@ import pytest
 
 from tracker.records import Device, IntensityValue, NotMeasured, ZoneChoice
 from tracker.views.diagnosis import diagnosis_text
-from tracker.views.findings import DatabaseFound, Diagnosis, Part, SensorFound, SettingFound, SystemFound
+from tracker.views.findings import DatabaseFound, Diagnosis, GridFound, Part, SensorFound, SettingFound, SystemFound
 from tracker.views.tables import columns_of
 
 
@@ -64,6 +64,9 @@ TOLD = Diagnosis(
         year=2024,
         source="Ember",
     ),
+    grid=GridFound(
+        "electricitymaps", "Electricity Maps", "FR", "by contract", True, "forecast", False, 90.0, "answered 429"
+    ),
     settings=(
         SettingFound("db", "TRACKER_DB", "~/runs.db", "../pyproject.toml: db"),
         SettingFound("project", "TRACKER_PROJECT", "(set)", "TRACKER_PROJECT"),
@@ -111,6 +114,8 @@ one reading   model 0.900 ms (opened in 2.00 ms), nvml 3.12 ms (opened in 1.25
 zone          France (FR), GUESSED from time zone Europe/Paris
 intensity     40.3 g/kWh, bundled ember-yearly-2026-10, 2024, basis lifecycle,
               production, average, static
+grid          Electricity Maps, zone FR; untested on the live service: forecast;
+              left alone for 1.50 min: answered 429; licence by contract
 source        Ember
 database      ~/runs.db: schema 1: the next run migrates it to 2, 1.20 MB, on
               nfs4, 5.00 GB free; run files to be folded in: 3 (tracker db

@@ -9,8 +9,8 @@ from textwrap import dedent
 
 import pytest
 
+from tracker.comparison import Comparison
 from tracker.records import (
-    Comparison,
     DeviceEnergy,
     IntensityUse,
     IntensityValue,
@@ -18,7 +18,8 @@ from tracker.records import (
     Run,
     ZoneChoice,
 )
-from tracker.views.listing import comparison_text, runs_table
+from tracker.views.comparison import comparison_text
+from tracker.views.listing import runs_table
 from tracker.views.summary import summary_html, summary_text
 from tracker.views.tables import columns_of
 

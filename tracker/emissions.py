@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
@@ -12,8 +12,14 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from tracker.errors import SettingError
-from tracker.records import IntensityUse, IntensityValue, Slot, ValueStatus, ZoneOrigin, unix_us_of
-from tracker.units import JOULES_PER_KWH, MICROSECONDS_PER_S, TWICE_NANOJOULES_PER_J, joules_of_twice_nj
+from tracker.records import STATUSES, Basis, IntensityUse, IntensityValue, Slot, ZoneOrigin, unix_us_of
+from tracker.units import (
+    JOULES_PER_KWH,
+    MICROSECONDS_PER_S,
+    SECONDS_PER_HOUR,
+    TWICE_NANOJOULES_PER_J,
+    joules_of_twice_nj,
+)
 
 if TYPE_CHECKING:
     from tracker.records import BoolColumn, FloatColumn, IntColumn
@@ -21,7 +27,6 @@ if TYPE_CHECKING:
 SLOT_S: Final = 300
 UNPRICED: Final = -1
 
-_STATUSES: Final[tuple[ValueStatus, ...]] = ("static", "forecast", "estimated", "provisional", "final")  # best last
 _LOW_BITS: Final = 32
 
 
@@ -57,8 +62,8 @@ class Emissions:
     Attributes:
         emissions_g: of the measured energy, PUE included; None where none is known or priced.
         emissions_modelled_g: of the modelled energy, likewise.
-        uses: the values that priced some of it, in the order given; the fallback last. Their energy × intensity
-            × pue adds up to the emissions.
+        uses: the values that priced some of it: first those on the basis of the emissions, whose energy × intensity
+            × pue adds up to them; then the others. Within these in the order given, the fallback last.
         unpriced_energy_j: measured and modelled energy in time that no value covers; not in the emissions.
         slot_g: (k,) float64, per row of the slots; NaN where no value covers any of it.
         slot_value: (k,) int64, position of the value that priced most of the row; len(values) is the fallback,
@@ -89,9 +94,45 @@ def checked_pue(pue: float, origin: str = "argument pue") -> float:
     return pue
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Timeline:
+    """Intensity values made ready to price any number of runs with.
+
+    At each instant the value of the best status holds, among equals the one fetched last.
+
+    Attributes:
+        candidates: the values, then the fallback if there is one.
+        fallback: prices the time that no value covers.
+        edges_us: (u,) int64, the instants at which another value may hold.
+        value_between: (u + 1,) int64, the position of the value before, between and after them; UNPRICED where none.
+    """
+
+    candidates: tuple[IntensityValue, ...]
+    fallback: IntensityValue | None
+    edges_us: IntColumn
+    value_between: IntColumn
+
+    @classmethod
+    def of(cls, values: Sequence[IntensityValue], fallback: IntensityValue | None = None) -> Timeline:
+        """A timeline of values with their validity [start, end), in any order; without start and end they always hold.
+
+        Raises:
+            ValueError: an intensity is not a finite number of 0 or more, or average and marginal values are mixed,
+                which answer different questions and have no common sum.
+        """
+        candidates = (*values,) if fallback is None else (*values, fallback)
+        for value in candidates:
+            if not math.isfinite(value.intensity_g_per_kwh) or value.intensity_g_per_kwh < 0:
+                raise ValueError(f"{value.provider}, {value.zone}: no intensity: {value.intensity_g_per_kwh!r} g/kWh")
+        if len({value.signal for value in candidates}) > 1:
+            raise ValueError("average and marginal intensities cannot be summed: price the run once with each")
+        edges_us, value_between = _validity(candidates, len(values))
+        return cls(candidates, fallback, edges_us, value_between)
+
+
 def price(
     energies: SlotEnergies,
-    values: Sequence[IntensityValue],
+    values: Sequence[IntensityValue] | Timeline,
     *,
     zone_origin: ZoneOrigin = "setting",
     fallback: IntensityValue | None = None,
@@ -102,14 +143,16 @@ def price(
 ) -> Emissions:
     """Σ slot energy × the intensity valid in the slot × PUE; never mean × total.
 
-    At each instant the value of the best status holds, among equals the one fetched last. Energy is taken as
-    even within a slot: where values change inside one, each gets the energy of its share of the slot's time.
+    Energy is taken as even within a slot: where values change inside one, each gets the energy of its share of the
+    slot's time. Values over the life cycle and of direct emissions have no common sum: the emissions are those priced
+    on the basis of most of the energy that a value other than the fallback priced; what another basis priced stands
+    apart.
 
     Args:
         energies: k rows, in any order.
-        values: m values with their validity [start, end), in any order; without start and end they always hold.
+        values: m values, or a timeline with a fallback of its own.
         zone_origin: how the zone of values was found.
-        fallback: prices the time that no value covers; its energy is a use of its own.
+        fallback: as in Timeline; its energy is a use of its own.
         fallback_origin: how its zone was found.
         pue: ratio of the site's energy to that of its computers.
         slot_s: length of a slot.
@@ -120,23 +163,19 @@ def price(
 
     Raises:
         SettingError: the PUE is below 1.
-        ValueError: an intensity is not a finite number of 0 or more, or average and marginal values are mixed,
-            which answer different questions and have no common sum.
+        ValueError: as for Timeline.of.
 
     Source: DESIGN.md, section 4; knowledge/grid.md, section 12.
     """
     checked_pue(pue)
-    candidates = [*values] if fallback is None else [*values, fallback]
-    for value in candidates:
-        if not math.isfinite(value.intensity_g_per_kwh) or value.intensity_g_per_kwh < 0:
-            raise ValueError(f"{value.provider}, {value.zone}: no intensity: {value.intensity_g_per_kwh!r} g/kWh")
-    if len({value.signal for value in candidates}) > 1:
-        raise ValueError("average and marginal intensities cannot be summed: price the run once with each")
-
-    pieces = _pieces(energies, candidates, len(values), slot_s, covered)
+    timeline = values if isinstance(values, Timeline) else Timeline.of(values, fallback)
+    candidates, fallback = timeline.candidates, timeline.fallback
+    pieces = _pieces(energies, timeline, slot_s, covered)
     # The NaN at the end is what UNPRICED, -1, points at.
     piece_g_per_kwh = np.array([value.intensity_g_per_kwh for value in candidates] + [np.nan])[pieces.value]
-    uses, sums_g = _uses(energies, candidates, pieces, [zone_origin] * len(values) + [fallback_origin])
+    uses = _uses(energies, timeline, pieces, zone_origin, fallback_origin)
+    basis = _main_basis(uses, fallback)
+    uses = tuple(sorted(uses, key=lambda use: use.value.basis != basis))
     is_unpriced = pieces.value == UNPRICED
     unpriced = pieces.twice_energy_nj[is_unpriced]
     unpriced_energy_j = joules_of_twice_nj(*_exact_sums(unpriced, np.zeros(len(unpriced), dtype=np.int64), 1))
@@ -151,17 +190,41 @@ def price(
     is_change = same_row & (piece_g_per_kwh[1:] != piece_g_per_kwh[:-1])  # NaN, unpriced, differs from all
     slot_is_averaged[pieces.row[1:][is_change]] = True
 
+    main = [use for use in uses if use.value.basis == basis]
+    is_main = np.array([value.basis == basis for value in candidates] + [False])[pieces.value]
+    is_modelled = energies.is_modelled[pieces.row]
     return Emissions(
-        emissions_g=None if sums_g[0] is None else pue * sums_g[0],
-        emissions_modelled_g=None if sums_g[1] is None else pue * sums_g[1],
+        emissions_g=pue * grams_of(main) if bool((is_main & ~is_modelled).any()) else None,
+        emissions_modelled_g=pue * grams_of(main, modelled=True) if bool((is_main & is_modelled).any()) else None,
         pue=pue,
         uses=uses,
         unpriced_energy_j=unpriced_energy_j,
         slot_g=slot_g,
         slot_value=_main_value(pieces, rows),
         slot_is_averaged=slot_is_averaged,
-        warnings=_warnings(uses, fallback, unpriced_energy_j, len(set(energies.start_s[slot_is_averaged].tolist()))),
+        warnings=_warnings(
+            uses, fallback, unpriced_energy_j, len(set(energies.start_s[slot_is_averaged].tolist())), slot_s
+        ),
     )
+
+
+def grams_of(uses: Iterable[IntensityUse], *, modelled: bool = False) -> float:
+    """What the measured, or the modelled, energy of these uses emitted; without PUE."""
+    return math.fsum(
+        (use.energy_modelled_j if modelled else use.energy_j) / JOULES_PER_KWH * use.value.intensity_g_per_kwh
+        for use in uses
+    )
+
+
+def _main_basis(uses: Sequence[IntensityUse], fallback: IntensityValue | None) -> Basis:
+    """The basis that the emissions are told on; the first of the alphabet among equals."""
+    by_basis: dict[Basis, float] = defaultdict(float)
+    for use in uses:
+        if use.value is not fallback:
+            by_basis[use.value.basis] += use.energy_j + use.energy_modelled_j
+    if not by_basis:
+        return "unknown" if fallback is None else fallback.basis
+    return min(by_basis, key=lambda basis: (-by_basis[basis], basis))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -183,12 +246,11 @@ class _Pieces:
 
 def _pieces(
     energies: SlotEnergies,
-    candidates: Sequence[IntensityValue],
-    fallback_index: int,
+    timeline: Timeline,
     slot_s: int,
     covered: tuple[datetime, datetime] | None,
 ) -> _Pieces:
-    edges_us, value_between = _timeline(candidates, fallback_index)
+    edges_us, value_between = timeline.edges_us, timeline.value_between
     start_us = energies.start_s * MICROSECONDS_PER_S
     end_us = start_us + slot_s * MICROSECONDS_PER_S
     if covered is not None:
@@ -216,7 +278,7 @@ def _pieces(
     return _Pieces(row, value_between[between], overlap_us, twice_energy_nj)
 
 
-def _timeline(candidates: Sequence[IntensityValue], fallback_index: int) -> tuple[IntColumn, IntColumn]:
+def _validity(candidates: Sequence[IntensityValue], fallback_index: int) -> tuple[IntColumn, IntColumn]:
     """Which value holds when.
 
     Returns:
@@ -238,7 +300,7 @@ def _timeline(candidates: Sequence[IntensityValue], fallback_index: int) -> tupl
 def _rank(value: IntensityValue) -> tuple[int | float | str, ...]:
     """Better values rank higher; what follows the time of fetching only makes the order of values irrelevant."""
     return (
-        _STATUSES.index(value.status),
+        STATUSES.index(value.status),
         -math.inf if value.fetched_at is None else unix_us_of(value.fetched_at),
         value.year or 0,
         value.provider,
@@ -249,29 +311,26 @@ def _rank(value: IntensityValue) -> tuple[int | float | str, ...]:
 
 
 def _uses(
-    energies: SlotEnergies, candidates: Sequence[IntensityValue], pieces: _Pieces, origins: Sequence[ZoneOrigin]
-) -> tuple[tuple[IntensityUse, ...], list[float | None]]:
-    """The use of each value, and the grams of the measured and the modelled energy, without PUE.
+    energies: SlotEnergies, timeline: Timeline, pieces: _Pieces, zone_origin: ZoneOrigin, fallback_origin: ZoneOrigin
+) -> tuple[IntensityUse, ...]:
+    """The use of each value that priced some of the energy, in the order of the candidates.
 
-    The grams come from the exact energy per value, so the order of the rows does not touch them.
+    Their energies are exact, so the order of the rows does not touch the grams.
     """
     is_priced = pieces.value != UNPRICED
     value, row = pieces.value[is_priced], pieces.row[is_priced]
-    cell = 2 * value + energies.is_modelled[row]
-    twice_energy_nj = _exact_sums(pieces.twice_energy_nj[is_priced], cell, 2 * len(candidates))
-    rows = np.bincount(cell, minlength=2 * len(candidates)).tolist()
-    slots = _distinct_starts(value, energies.start_s[row], len(candidates))
-
+    used = np.flatnonzero(np.bincount(value, minlength=1))  # of the thousands that a year has
+    place = np.searchsorted(used, value)
+    cell = 2 * place + energies.is_modelled[row]
+    twice_energy_nj = _exact_sums(pieces.twice_energy_nj[is_priced], cell, 2 * len(used))
+    slots = _distinct_starts(place, energies.start_s[row], len(used))
     uses = []
-    grams: tuple[list[float], list[float]] = ([], [])
-    for index, candidate in enumerate(candidates):
-        energy_j = [joules_of_twice_nj(twice_energy_nj[2 * index + kind]) for kind in (0, 1)]
-        for kind in (0, 1):
-            if rows[2 * index + kind]:
-                grams[kind].append(energy_j[kind] / JOULES_PER_KWH * candidate.intensity_g_per_kwh)
-        if rows[2 * index] or rows[2 * index + 1]:
-            uses.append(IntensityUse(candidate, origins[index], energy_j[0], energy_j[1], slots[index]))
-    return tuple(uses), [math.fsum(parts) if parts else None for parts in grams]
+    for at, index in enumerate(used.tolist()):
+        candidate = timeline.candidates[index]
+        origin = fallback_origin if candidate is timeline.fallback else zone_origin
+        energy_j, energy_modelled_j = (joules_of_twice_nj(twice_energy_nj[2 * at + kind]) for kind in (0, 1))
+        uses.append(IntensityUse(candidate, origin, energy_j, energy_modelled_j, slots[at]))
+    return tuple(uses)
 
 
 def _distinct_starts(value: IntColumn, start_s: IntColumn, values: int) -> list[int]:
@@ -300,11 +359,17 @@ def _main_value(pieces: _Pieces, rows: int) -> IntColumn:
     return main
 
 
+def _length(length_s: float) -> str:
+    hours = length_s / SECONDS_PER_HOUR
+    return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.0f} min"
+
+
 def _warnings(
     uses: Sequence[IntensityUse],
     fallback: IntensityValue | None,
     unpriced_energy_j: float,
     averaged_slots: int,
+    slot_s: int,
 ) -> tuple[str, ...]:
     warnings = []
     total_j = math.fsum(use.energy_j + use.energy_modelled_j for use in uses)
@@ -313,16 +378,21 @@ def _warnings(
         warnings.append(f"no intensity for {share:.1%} of the energy: it is not in the emissions")
     fallback_j = math.fsum(use.energy_j + use.energy_modelled_j for use in uses if use.value is fallback)
     if fallback is not None and fallback_j:
+        fallback_s = sum(use.slots for use in uses if use.value is fallback) * slot_s
         warnings.append(
-            f"{fallback_j / total_j:.1%} of the energy was priced with the fallback: "
+            f"{fallback_j / total_j:.1%} of the energy was priced with the fallback, in {_length(fallback_s)}: "
             f"{fallback.provider}, {fallback.zone}, {fallback.intensity_g_per_kwh:g} g/kWh"
         )
     by_basis: dict[str, float] = defaultdict(float)
     for use in uses:
         by_basis[use.value.basis] += use.energy_j + use.energy_modelled_j
     if len(by_basis) > 1 and total_j:
-        shares = ", ".join(f"{basis} {energy_j / total_j:.1%}" for basis, energy_j in by_basis.items())
-        warnings.append(f"the emissions add up intensities of more than one basis (share of the energy: {shares})")
+        main, *others = by_basis
+        warnings.extend(
+            f"{by_basis[basis] / total_j:.1%} of the energy is priced on another basis ({basis}, not {main}): "
+            "its emissions stand apart and are in no sum"
+            for basis in others
+        )
     if averaged_slots:
         warnings.append(f"the intensity changed within {averaged_slots} of the slots and was averaged there")
     return tuple(warnings)

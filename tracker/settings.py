@@ -28,6 +28,8 @@ class Settings:
 
     Attributes:
         db: an absolute path or an SQLAlchemy URL.
+        intensity_file: a series of intensities of the user's own.
+        provider: who is asked for the grid's intensity: a name, a name and its own zone behind a colon, or "auto".
         interval_s: sampling period; None: 1 s, and 0.1 s for a GPU without an energy counter.
         origins: for each setting, where its value came from.
         problems: wrong values in the environment or a file, each said once with its origin; the next source held.
@@ -37,6 +39,8 @@ class Settings:
     project: str | None = None
     zone: str | None = None
     intensity_g_per_kwh: float | None = None
+    intensity_file: str | None = None
+    provider: str | None = None
     pue: float = 1.0
     interval_s: float | None = None
     gpus: GpuChoice = "visible"
@@ -165,6 +169,8 @@ _SPECS: Final = (
     _Spec("project", "TRACKER_PROJECT", text),
     _Spec("zone", "TRACKER_ZONE", _filled),
     _Spec("intensity_g_per_kwh", "TRACKER_INTENSITY", _intensity),
+    _Spec("intensity_file", "TRACKER_INTENSITY_FILE", _path, is_path=True),
+    _Spec("provider", "TRACKER_PROVIDER", _filled),
     _Spec("pue", "TRACKER_PUE", _pue),
     _Spec("interval_s", "TRACKER_INTERVAL", _interval),
     _Spec("gpus", "TRACKER_GPUS", _gpus),

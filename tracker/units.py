@@ -3,6 +3,7 @@
 from typing import Final
 
 MICROSECONDS_PER_S: Final = 1_000_000
+SECONDS_PER_HOUR: Final = 3_600
 MILLIWATTS_PER_W: Final = 1_000
 MILLIJOULES_PER_J: Final = 1_000
 MICROJOULES_PER_J: Final = 1_000_000

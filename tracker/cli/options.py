@@ -32,9 +32,9 @@ def database(db: str | None) -> str | None:
 
 def refuse_problems(given: dict[str, Any]) -> None:
     """Refuse wrong values in the environment or a file, which Python code only names."""
-    from tracker.session.checks import check_replay, check_zone
+    from tracker.session.checks import CHECKS
 
-    resolved = settings_module.resolve(given, checks={"zone": check_zone, "replay": check_replay})
+    resolved = settings_module.resolve(given, checks=CHECKS)
     if resolved.problems:
         raise click.UsageError("; ".join(problem.removesuffix("; ignored") for problem in resolved.problems))
 

@@ -39,6 +39,10 @@ _FORWARDED_SIGNALS: Final = (*_TERMINAL_SIGNALS, "SIGTERM", "SIGHUP", "SIGUSR1",
 @click.option("--tag", "tags", multiple=True, metavar="NAME=TEXT", help="May be given several times.")
 @click.option("--zone", help='Where the electricity comes from: "FR", "US-CA", "CA-QC" (TRACKER_ZONE).')
 @click.option("--intensity", metavar="G_PER_KWH", help="A constant carbon intensity of your own (TRACKER_INTENSITY).")
+@click.option(
+    "--provider", metavar="NAME", help="Whom to ask for the hour's intensity: neso, auto … (TRACKER_PROVIDER)."
+)
+@click.option("--intensity-file", metavar="FILE", help="Intensities over time of your own (TRACKER_INTENSITY_FILE).")
 @click.option("--pue", metavar="FACTOR", help="Power usage effectiveness of the building (TRACKER_PUE).")
 @click.option("--interval", metavar="SECONDS", help="Sampling period (TRACKER_INTERVAL).")
 @click.option(
@@ -71,6 +75,8 @@ def run(
         "project": options["project"],
         "zone": options["zone"],
         "intensity_g_per_kwh": options["intensity"],
+        "provider": options["provider"],
+        "intensity_file": options["intensity_file"],
         "pue": options["pue"],
         "interval_s": options["interval"],
         "gpus": options["gpus"],
@@ -95,11 +101,7 @@ def run(
     for key, value in given.items():
         environ[settings_module.VARIABLES[key]] = (
             str(settings_module.checked_argument(key, value))
-            if key
-            in (
-                "db",
-                "replay",
-            )
+            if key in ("db", "replay", "intensity_file")
             else str(value)
         )
     if live.status == "running":

@@ -22,16 +22,21 @@ _SAY_THE_ZONE: Final = 'say where it runs: zone="…", TRACKER_ZONE, or an inten
 
 @dataclass(frozen=True, slots=True)
 class IntensityChoice:
-    """The value that prices a run, and why it is that one.
+    """What prices a run, and why it is that.
 
     Attributes:
         zone: where the run is taken to be; None where the user gave an intensity and no zone.
+        value: holds at any time; where there are values over time, it stands in for those that are missing.
         warnings: what the user must be told: a guess, a fallback, a doubt.
+        series: what a source has said of the run's time; average and marginal ones are priced each for itself.
+        has_source: there is a source, whether or not it has said anything.
     """
 
     zone: ZoneChoice | None
     value: IntensityValue
     warnings: tuple[str, ...] = ()
+    series: tuple[IntensityValue, ...] = ()
+    has_source: bool = False
 
 
 def choose(

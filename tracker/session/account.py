@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from tracker.emissions import Emissions, SlotEnergies, price
+from tracker.emissions import Emissions, SlotEnergies, Timeline, price
 from tracker.intensity.choice import IntensityChoice
 from tracker.records import (
     Device,
     DeviceEnergy,
+    IntensityUse,
     Method,
     NotMeasured,
     Run,
@@ -155,18 +156,44 @@ def _range_j(account: DeviceAccount, energy_j: float, covered_us: int, duration_
     return max(0.0, low_j), high_j
 
 
-def priced(accounts: Sequence[DeviceAccount], choice: IntensityChoice, pue: float) -> Emissions:
-    """The emissions of the slots of all devices."""
+@dataclass(frozen=True, slots=True)
+class Priced:
+    """What the energy of a run emitted, told in average intensities, with the uses of marginal ones beside it."""
+
+    emissions: Emissions
+    uses: tuple[IntensityUse, ...]
+    warnings: tuple[str, ...]
+
+
+def priced(energies: SlotEnergies, choice: IntensityChoice, pue: float, covered: tuple[datetime, datetime]) -> Priced:
+    """The emissions of slots.
+
+    Args:
+        covered: the run's start and end.
+    """
+    origin = choice.zone.origin if choice.zone is not None else "setting"
+    average = [value for value in choice.series if value.signal == choice.value.signal]
+    marginal = [value for value in choice.series if value.signal != choice.value.signal]
+    timeline = Timeline.of(average, choice.value) if choice.has_source else Timeline.of([choice.value])
+    emissions = price(energies, timeline, zone_origin=origin, fallback_origin=origin, pue=pue, covered=covered)
+    uses, warnings = emissions.uses, emissions.warnings
+    if marginal:
+        beside = price(energies, marginal, zone_origin=origin, pue=pue, covered=covered)
+        uses = (*uses, *beside.uses)
+        warnings = (*warnings, *(f"marginal: {warning}" for warning in beside.warnings))
+    return Priced(emissions, uses, warnings)
+
+
+def _energies(accounts: Sequence[DeviceAccount]) -> SlotEnergies:
+    """The slots of all devices."""
     known = [(a, a.covered_us > 0) for a in accounts]
-    energies = SlotEnergies(
+    return SlotEnergies(
         start_s=_joined([a.start_s[is_known] for a, is_known in known]),
         twice_energy_nj=_joined([a.twice_energy_nj[is_known] for a, is_known in known]),
         is_modelled=np.repeat(
             np.array([a.is_modelled for a, _ in known], dtype=np.bool_), [int(is_known.sum()) for _, is_known in known]
         ),
     )
-    origin = choice.zone.origin if choice.zone is not None else "setting"
-    return price(energies, [choice.value], zone_origin=origin, pue=pue)
 
 
 def build_run(
@@ -190,8 +217,10 @@ def build_run(
     ]
     measured = [d for d in devices if d.method in ("counter", "power")]
     modelled = [d for d in devices if d.method == "model"]
-    emissions = priced(accounts, choice, facts.pue)
     started_us = unix_us_of(facts.started_at)
+    covered = facts.started_at, datetime_of(started_us + max(duration_us, 1))
+    told = priced(_energies(accounts), choice, facts.pue, covered)
+    emissions = told.emissions
     return Run(
         id=facts.id,
         name=facts.name,
@@ -209,9 +238,9 @@ def build_run(
         coverage=sum(d.coverage for d in measured) / len(measured) if measured else None,
         not_measured=tuple(dict.fromkeys((*not_measured, *missing))),
         devices=devices,
-        intensity=emissions.uses,
+        intensity=told.uses,
         zone=choice.zone,
-        warnings=tuple(dict.fromkeys((*choice.warnings, *emissions.warnings, *warnings))),
+        warnings=tuple(dict.fromkeys((*choice.warnings, *told.warnings, *warnings))),
         energy_range_j=_range_of_sum(measured),
         parent_id=facts.parent_id,
         is_replayed=facts.is_replayed,

@@ -1,6 +1,10 @@
-"""Checks of settings that only the rooms of intensity and sensors can judge."""
+"""Checks of settings that only the rooms of intensity and sensors can judge; they import those when called."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
 
 from tracker.errors import SettingError, TraceError
 
@@ -30,3 +34,42 @@ def check_replay(value: str, origin: str) -> str:
     except TraceError as exc:
         raise SettingError(f"{origin}: {exc}") from exc
     return value
+
+
+def check_intensity_file(value: str, origin: str) -> str:
+    """The path as given, when a series of intensities can be read from it.
+
+    Raises:
+        SettingError: it holds none; the message names the line.
+    """
+    from tracker.intensity.providers.ownfile import OwnFile
+    from tracker.intensity.providers.transport import utc_now
+
+    try:
+        OwnFile(Path(value), utc_now())
+    except SettingError as exc:
+        raise SettingError(f"{origin}: {exc}") from exc
+    return value
+
+
+def check_provider(value: str, origin: str) -> str:
+    """The name as given, when there is such a provider.
+
+    Raises:
+        SettingError: there is none; the message names those that there are.
+    """
+    from tracker.intensity.providers.registry import check_name
+
+    try:
+        check_name(value)
+    except SettingError as exc:
+        raise SettingError(f"{origin}: {exc}") from exc
+    return value
+
+
+CHECKS: Final[Mapping[str, Callable[[str, str], str]]] = {
+    "zone": check_zone,
+    "replay": check_replay,
+    "intensity_file": check_intensity_file,
+    "provider": check_provider,
+}

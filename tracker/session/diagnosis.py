@@ -13,18 +13,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
 from tracker import settings as settings_module
+from tracker.intensity.choice import IntensityChoice
 from tracker.records import Device, Method
 from tracker.sensors.host import HostModel, without_measured
 from tracker.sensors.nvml import NvmlSensor
 from tracker.sensors.protocol import Inventory, LeavesDevicesOut, Sensor
 from tracker.sensors.rapl import RaplSensor
-from tracker.session.checks import check_replay, check_zone
+from tracker.session.checks import CHECKS
 from tracker.session.clashes import clashes
 from tracker.session.election import PlaceError, private_folder
+from tracker.session.feed import source_of
 from tracker.session.folding import run_files
 from tracker.session.periods import period_for
 from tracker.session.privacy import Privacy
@@ -37,7 +40,7 @@ from tracker.store.inspection import Inspection, inspect
 from tracker.store.tables import SCHEMA_VERSION
 from tracker.units import MICROJOULES_PER_J, MICROSECONDS_PER_S, MILLIJOULES_PER_J, MILLIWATTS_PER_W
 from tracker.views import amounts
-from tracker.views.findings import DatabaseFound, Diagnosis, Part, SensorFound, SettingFound
+from tracker.views.findings import DatabaseFound, Diagnosis, GridFound, Part, SensorFound, SettingFound
 
 _T = TypeVar("_T")
 
@@ -77,9 +80,10 @@ def diagnose(
     """
     cwd = cwd or Path.cwd()
     given = {} if db is None else {"db": settings_module.checked_argument("db", db)}
-    settings = settings_module.resolve(given, cwd=cwd, checks={"zone": check_zone, "replay": check_replay})
+    settings = settings_module.resolve(given, cwd=cwd, checks=CHECKS)
     hide = Privacy([settings.project] if settings.project else [], home=_home(), cwd=cwd)
     choice = choice_of(settings)
+    grid, grid_notice = _grid(settings, choice, hide)
     inspected = _within(lambda: inspect(settings.db), database_timeout_s)
     database = _database(settings, inspected, hide)
     sensors = tuple(_sensors(settings, hide, open_timeout_s, read_timeout_s))
@@ -94,6 +98,7 @@ def diagnose(
     warnings = [
         *(["TRACKER_DISABLED is set: nothing is measured or recorded"] if settings.disabled else []),
         *choice.warnings,
+        *grid_notice,
         *(clash.text for clash in found_clashes if not clash.is_fatal),
         *_unknown_variables(os.environ),
         *_of_database(database),
@@ -107,6 +112,7 @@ def diagnose(
         sensors=sensors,
         zone=choice.zone and replace(choice.zone, detail=hide.text(choice.zone.detail)),
         intensity=replace(choice.value, source=hide.text(choice.value.source)),
+        grid=grid,
         settings=tuple(_settings(settings, hide)),
         database=database,
         lock_folder=hide.text(lock_folder),
@@ -291,6 +297,28 @@ def _without_private(problem: str) -> str:
         problem.startswith(f"{settings_module.VARIABLES[name]} ") or f": {name} " in problem for name in _PRIVATE
     )
     return _WRONG_VALUE.sub("; ignored", problem) if is_private else problem
+
+
+def _grid(settings: Settings, choice: IntensityChoice, hide: Privacy) -> tuple[GridFound | None, list[str]]:
+    """Who would be asked for intensities, and what must be said of it. Nobody is."""
+    source, notice = source_of(settings, choice)
+    said = [notice] if notice else []
+    if source is None:
+        return None, said
+    profile = source.choice.provider.profile
+    closed_s, reason = source.gate.look(datetime.now(UTC).timestamp())
+    found = GridFound(
+        name=profile.name,
+        title=profile.title,
+        zone=source.choice.zone,
+        licence=profile.licence,
+        is_tested=profile.is_tested,
+        untested=profile.untested,
+        is_offline=source.is_offline and not source.is_local,
+        closed_s=closed_s,
+        closed_reason=hide.text(reason),
+    )
+    return found, said
 
 
 def _unknown_variables(environ: Mapping[str, str]) -> Iterator[str]:

@@ -55,18 +55,16 @@ def private_folder(*, is_made: bool = True) -> Path:
     raise PlaceError(errno.EACCES, trouble)
 
 
-class Seat:
-    """The right to sample for a run on this node, which at most one process has.
+class RecordLock:
+    """A right that at most one process on this node has.
 
     A POSIX record lock: it goes with the process that took it, however that ends, and its forked children do not have
     it (flock's would live on in DataLoader workers). It goes, too, when the process closes any descriptor of the file,
     so the file is opened once.
     """
 
-    def __init__(self, folder: Path, run_id: str) -> None:
-        digest = hashlib.sha256(run_id.encode("utf-8", "backslashreplace")).hexdigest()
-        self._path = folder / f"{digest[:32]}.lock"
-        self._view_path = folder / f"{digest[:32]}.{os.getpid()}-{process_start(os.getpid()) or 0}.view"
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self._descriptor: int | None = None
         self._pid = os.getpid()
         self.is_ours = False
@@ -93,6 +91,31 @@ class Seat:
         self.is_ours = True
         return True
 
+    def leave(self) -> None:
+        """Let go of it. The file stays: removing it would let two processes lock two files of one name."""
+        descriptor, self._descriptor, self.is_ours = self._descriptor, None, False
+        if descriptor is not None and os.getpid() == self._pid:
+            os.close(descriptor)
+
+
+class Seat:
+    """The right to sample for a run on this node, which at most one process has."""
+
+    def __init__(self, folder: Path, run_id: str) -> None:
+        digest = hashlib.sha256(run_id.encode("utf-8", "backslashreplace")).hexdigest()
+        self._lock_path = folder / f"{digest[:32]}.lock"
+        self._lock = RecordLock(self._lock_path)
+        self._view_path = folder / f"{digest[:32]}.{os.getpid()}-{process_start(os.getpid()) or 0}.view"
+        self._pid = os.getpid()
+
+    @property
+    def is_ours(self) -> bool:
+        return self._lock.is_ours
+
+    def take(self) -> bool:
+        """As RecordLock.take."""
+        return self._lock.take()
+
     def announce(self, view: str) -> None:
         """Tell the one who samples what this process sees of the node's devices.
 
@@ -106,7 +129,7 @@ class Seat:
     def views(self) -> list[str]:
         """What the living processes of the run on this node have announced, each once."""
         views = set()
-        for path in self._path.parent.glob(f"{self._path.stem}.*.view"):
+        for path in self._lock_path.parent.glob(f"{self._lock_path.stem}.*.view"):
             pid, _, start = path.name.split(".")[1].partition("-")
             if str(process_start(int(pid)) or 0) != start:
                 path.unlink(missing_ok=True)
@@ -116,8 +139,7 @@ class Seat:
         return sorted(views)
 
     def leave(self) -> None:
-        """Let go of it. The file stays: removing it would let two processes lock two files of one name."""
-        if self._descriptor is not None and os.getpid() == self._pid:
-            os.close(self._descriptor)
+        """Let go of it, and tell nobody any more what this process sees."""
+        if os.getpid() == self._pid:
+            self._lock.leave()
             self._view_path.unlink(missing_ok=True)
-        self._descriptor, self.is_ours = None, False

@@ -12,7 +12,8 @@ import numpy as np
 
 from tracker import settings as settings_module
 from tracker.errors import RunNotFoundError, StoreError
-from tracker.intensity.choice import IntensityChoice
+from tracker.intensity.choice import IntensityChoice, choose
+from tracker.intensity.tables import WORLD
 from tracker.records import Run, datetime_of, unix_us_of
 from tracker.session.account import DeviceAccount, RunFacts, build_run, gap_us_of
 from tracker.session.ledger import DeviceLedger
@@ -112,7 +113,7 @@ def complete(run: Run, unsettled: Unsettled) -> Run:
     return build_run(
         facts,
         accounts,
-        IntensityChoice(run.zone, run.intensity[0].value),
+        choice_of_past(run),
         status=run.status,
         duration_us=round(run.duration_s * MICROSECONDS_PER_S),
         is_ended=run.ended_at is not None,
@@ -120,6 +121,17 @@ def complete(run: Run, unsettled: Unsettled) -> Run:
         warnings=(*run.warnings, *_untracked(unsettled.spells)),
         source=run.source,
     )
+
+
+def choice_of_past(run: Run) -> IntensityChoice:
+    """What a stored run was priced with, so that more of its energy can be priced in the same way."""
+    series = tuple(use.value for use in run.intensity if use.value.start is not None)
+    always = [use.value for use in run.intensity if use.value.start is None]
+    if not always:  # nothing of the run has needed it so far
+        zone = None if run.zone is None else run.zone.zone
+        known = WORLD if zone is None or zone == WORLD else zone
+        always = [choose(None, known, environ={}).value]
+    return IntensityChoice(run.zone, always[-1], series=series, has_source="grid" in run.provenance)
 
 
 def _untracked(spells: Sequence[Spell]) -> Iterator[str]:

@@ -12,6 +12,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final, Protocol
 
 from tracker.sampler import Sampler
+from tracker.session.fetcher import Fetcher
 from tracker.session.writer import Writer
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class ProcessState:
         self.lock = threading.RLock()  # reentrant: a signal handler of the program's may start and stop runs
         self.sampler = Sampler()
         self.writer = Writer()
+        self.fetcher = Fetcher(self.writer)
         self.sensors: dict[tuple[str, ...], Sensor] = {}
         self.live: list[Finishing] = []
         self.is_run_id_taken = False

@@ -35,6 +35,7 @@ from tracker.sensors.protocol import Inventory, Sensor
 from tracker.session import provenance
 from tracker.session.account import DeviceAccount, RunFacts, build_run, gap_us_of
 from tracker.session.election import Seat
+from tracker.session.feed import Feed, source_of
 from tracker.session.inbox import Inbox, Mail
 from tracker.session.launcher import Job
 from tracker.session.ledger import Ledger
@@ -116,6 +117,8 @@ class Recorder:
         self._ledger = Ledger(gap_us_of(settings.interval_s))
         self._use = GpuUse()
         self._target = Target(settings.db, self._warn)
+        self._source, said = source_of(settings, self._choice)
+        self._feed: Feed | None = None
         self._periods_us: dict[str, int] = {}  # by name of the sensor
         self._inventories: list[Inventory] = []  # of the sensors opened so far
         self._opened: set[str] = set()  # their names
@@ -136,6 +139,8 @@ class Recorder:
         self._chunks: list[Chunk] = []
         self._slots: list[Slot] = []
         self._sealed_us = self._clock.boottime_us
+        if said:
+            self._warn("grid", said)
         is_world = self._choice.zone is not None and self._choice.zone.origin == "world"
         if is_world and settings.parent_id is None:  # else the parent has said it
             self._warn("zone", self._choice.warnings[0])
@@ -167,6 +172,8 @@ class Recorder:
         self._ledger.begin(start_us)
         self._facts = replace(self._facts, started_at=datetime_of(start_us + self._clock.unix_offset_us))
         self._state.writer.post(lambda: self._write(lambda writer: writer.set_start(self._facts.started_at)))
+        if self._is_leading:
+            self._want_intensities()
 
     def open_span(self, name: str, parent_id: int | None, attributes: Mapping[str, Any]) -> int:
         return self._inbox.open_span(name, parent_id, attributes, boottime_us()) if self._is_ours() else 0
@@ -212,6 +219,8 @@ class Recorder:
     def _stop(self, stop_us: int, status: RunStatus) -> None:
         state = self._state
         self._ledger.end(stop_us)
+        if self._feed is not None:
+            state.fetcher.remove(self._feed)
         try:
             state.sampler.read_now(LAST_READING_TIMEOUT_S, looks=True)
             state.sampler.detach(self)
@@ -239,6 +248,8 @@ class Recorder:
             self._state.end(self)
 
         self._ledger.end(stop_us)
+        if self._feed is not None:
+            self._state.fetcher.remove(self._feed)
         self._state.sampler.detach(self, timeout_s=0.0)
         self._inbox.close_all_spans(stop_us)
         if self._seat is not None:
@@ -333,6 +344,7 @@ class Recorder:
         self._ledger.begin(min((reading.t_us for reading in self._seeds.values()), default=boottime_us()))
         self._sealed_us = boottime_us()
         self._sample()
+        self._want_intensities()
 
     def _sample(self) -> None:
         """Have the sampler read what the run's processes on this node see, as far as it does not yet."""
@@ -350,6 +362,13 @@ class Recorder:
         gone = [sensor for sensor, _ in before if not any(sensor is other for other in kept)]
         if gone:
             self._state.sampler.detach(self, gone)
+
+    def _want_intensities(self) -> None:
+        """Have the source of intensities asked for the run's time, if there is one."""
+        if self._source is not None and self._feed is None:
+            self._feed = Feed(self._source, self._facts.started_at, self._warn, lambda: self._target.writer)
+            if not self._source.is_local:
+                self._state.fetcher.add(self._feed)
 
     def _begin(self) -> None:
         run = replace(self._unaccounted("running"), provenance=self._provenance())
@@ -484,10 +503,14 @@ class Recorder:
         self._chunks, self._slots, self._spans, self._marks = [], [], [], []
 
     def _record(self, accounts: Sequence[DeviceAccount], status: RunStatus, until_us: int) -> Run:
+        choice = self._choice
+        if self._feed is not None:
+            until = datetime_of(until_us + self._clock.unix_offset_us)
+            choice = replace(choice, series=tuple(self._feed.values(until)), has_source=True)
         run = build_run(
             replace(self._facts, provenance=self._provenance()),
             accounts,
-            self._choice,
+            choice,
             status=status,
             duration_us=max(0, until_us - self._inbox.start_us),
             is_ended=status != "running",
@@ -537,8 +560,9 @@ class Recorder:
     def _provenance(self) -> Mapping[str, Any]:
         before, writer_before_s = self._cost_before
         cost = self._state.sampler.cost()
-        job = self._job
+        job, source = self._job, self._source
         return {
+            **({} if source is None else {"grid": {"provider": source.name, "zone": source.choice.zone}}),
             **({} if job is None else {"job": {"launcher": job.launcher, "world_size": job.world_size}}),
             "versions": provenance.versions(),
             "hardware": dict(self._segment.hardware),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tracker import settings as settings_module
 from tracker.errors import TrackerError
 from tracker.records import Run, RunStatus
-from tracker.session.checks import check_replay, check_zone
+from tracker.session.checks import CHECKS
 from tracker.session.election import Seat, private_folder
 from tracker.session.launcher import Job, job_of
 from tracker.session.live import LiveRun
@@ -64,7 +64,7 @@ def start_run(name: str | None, tags: Mapping[str, str], arguments: Mapping[str,
     if os.environ.get("TRACKER_DISABLED") == "1":  # the usual spelling: without reading any file
         return LiveRun(Unrecorded(_empty_run(name, tags, "disabled", ())))
     try:
-        settings = settings_module.resolve(arguments, checks={"zone": check_zone, "replay": check_replay})
+        settings = settings_module.resolve(arguments, checks=CHECKS)
         if settings.disabled:
             return LiveRun(Unrecorded(_empty_run(name, tags, "disabled", ())))
         return _start(name, tags, settings)

@@ -14,6 +14,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 from tracker import settings as settings_module
 from tracker.records import RunStatus
+from tracker.session.checks import CHECKS
 from tracker.session.live import LiveRun, status_of
 
 P = ParamSpec("P")
@@ -187,6 +188,8 @@ def track(
     tags: Mapping[str, str] | None = None,
     zone: str | None = None,
     intensity_g_per_kwh: float | None = None,
+    intensity_file: str | Path | None = None,
+    provider: str | None = None,
     pue: float | None = None,
     interval_s: float | None = None,
     gpus: str | int | list[int | str] | tuple[int | str, ...] | None = None,
@@ -200,6 +203,8 @@ def track(
     tags: Mapping[str, str] | None = None,
     zone: str | None = None,
     intensity_g_per_kwh: float | None = None,
+    intensity_file: str | Path | None = None,
+    provider: str | None = None,
     pue: float | None = None,
     interval_s: float | None = None,
     gpus: str | int | list[int | str] | tuple[int | str, ...] | None = None,
@@ -216,6 +221,9 @@ def track(
         tags: short texts by name.
         zone: where the electricity comes from: "FR", "US-CA", "CA-QC", …
         intensity_g_per_kwh: a constant carbon intensity of your own, instead of the bundled tables.
+        intensity_file: a CSV or JSON file with a series of your own.
+        provider: who is asked for the intensity of the grid while the run goes on: "neso", "electricitymaps", …, or
+            "auto" for the zone's own operator where it needs no token. Nothing goes on the network without one.
         pue: power usage effectiveness of the building; 1.0 is IT energy only.
         interval_s: sampling period in seconds; by default 1, and 0.1 for a GPU without an energy counter.
         gpus: "visible" (what CUDA shows this process), "all", "none", or indices and UUIDs.
@@ -231,6 +239,8 @@ def track(
         "project": project,
         "zone": zone,
         "intensity_g_per_kwh": intensity_g_per_kwh,
+        "intensity_file": intensity_file,
+        "provider": provider,
         "pue": pue,
         "interval_s": interval_s,
         "gpus": [gpus] if isinstance(gpus, int) and not isinstance(gpus, bool) else gpus,
@@ -240,11 +250,7 @@ def track(
     arguments = {key: settings_module.checked_argument(key, value) for key, value in given.items() if value is not None}
     checked_name = None if name is None else settings_module.checked_text("name", name)
     checked_tags = settings_module.checked_tags(tags)
-    if "zone" in arguments or "replay" in arguments:
-        from tracker.session.checks import check_replay, check_zone
-
-        if "zone" in arguments:
-            check_zone(arguments["zone"], "argument zone")
-        if "replay" in arguments:
-            check_replay(arguments["replay"], "argument replay")
+    for key, check in CHECKS.items():
+        if key in arguments:
+            check(arguments[key], f"argument {key}")
     return Track(checked_name, checked_tags, arguments)

@@ -284,8 +284,9 @@ def intensity_row(value: IntensityValue) -> Row:
     }
 
 
-def _intensity_use_of(row: Any) -> IntensityUse:
-    value = IntensityValue(
+def intensity_of(row: Any) -> IntensityValue:
+    """The value of a row of intensities."""
+    return IntensityValue(
         zone=row.zone,
         intensity_g_per_kwh=row.intensity_g_per_kwh,
         provider=row.provider,
@@ -304,7 +305,20 @@ def _intensity_use_of(row: Any) -> IntensityUse:
         raw_unit=row.raw_unit,
         note=row.note,
     )
-    return IntensityUse(value, row.zone_origin, row.energy_j, row.energy_modelled_j, row.slots)
+
+
+def intensity_use_row(use: IntensityUse) -> Row:
+    return {
+        "intensity_id": intensity_row(use.value)["id"],
+        "zone_origin": use.zone_origin,
+        "energy_j": use.energy_j,
+        "energy_modelled_j": use.energy_modelled_j,
+        "slots": use.slots,
+    }
+
+
+def _intensity_use_of(row: Any) -> IntensityUse:
+    return IntensityUse(intensity_of(row), row.zone_origin, row.energy_j, row.energy_modelled_j, row.slots)
 
 
 def _zone_columns(zone: ZoneChoice | None) -> Row:

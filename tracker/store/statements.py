@@ -25,9 +25,20 @@ class Statements:
         self.tags = insert(tables.tags).on_conflict_do_nothing()
         self.clocks = insert(tables.clock_pairs).on_conflict_do_nothing()
         self.intensities = insert(tables.intensities).on_conflict_do_nothing()
+        self.fetch = _replacing(insert(tables.fetches), "start_unix_us", "end_unix_us", "asked_unix_us")
         self.spans = _replacing(insert(tables.spans), "ended_unix_us", "duration_us", "energy_j", "coverage")
+        self.use = _replacing(
+            insert(tables.pricing_uses), "intensity_id", "zone_origin", "energy_j", "energy_modelled_j", "slots"
+        )
         self.pricing = _replacing(
-            insert(tables.pricings), "created_unix_us", "zone", "pue", "emissions_g", "emissions_modelled_g"
+            insert(tables.pricings),
+            "created_unix_us",
+            "zone",
+            "pue",
+            "emissions_g",
+            "emissions_modelled_g",
+            "provider",
+            "values_status",
         )
         slots = insert(tables.slots)
         held, more = tables.slots.c, slots.excluded

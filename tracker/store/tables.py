@@ -28,7 +28,7 @@ from sqlalchemy import (
     event,
 )
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 metadata: Final = MetaData(
     naming_convention={
@@ -242,7 +242,8 @@ notes: Final = Table(
     sqlite_with_rowid=False,
 )
 
-# Append-only, and one row for all runs that use the same value: the key is a hash of all the rest.
+# Append-only, and one row for all runs that use the same value: the key is a hash of all the rest. A better value for
+# the same stretch of time is a row more, with a higher revision.
 intensities: Final = Table(
     "intensities",
     metadata,
@@ -264,6 +265,20 @@ intensities: Final = Table(
     Column("raw_value", Float),
     Column("raw_unit", Text, nullable=False),
     Column("note", Text, nullable=False),
+    Column("revision", BigInteger, nullable=False, server_default="0"),
+)
+Index("ix_intensities_series", intensities.c.provider, intensities.c.zone, intensities.c.start_unix_us)
+
+# When a source was last asked for a zone, by whichever process, so that the others need not.
+fetches: Final = Table(
+    "fetches",
+    metadata,
+    Column("provider", Text, primary_key=True),
+    Column("zone", Text, primary_key=True),
+    Column("start_unix_us", BigInteger, nullable=False),
+    Column("end_unix_us", BigInteger, nullable=False),
+    Column("asked_unix_us", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 # Every pricing of a run is kept; the one with the highest seq is shown, and its totals stand in runs too.
@@ -278,6 +293,8 @@ pricings: Final = Table(
     Column("pue", Float, nullable=False),
     Column("emissions_g", Float),
     Column("emissions_modelled_g", Float),
+    Column("provider", Text),  # who was asked for the values; NULL: nobody
+    Column("values_status", Text),  # the worst of them, as in Run.emissions_status
 )
 
 pricing_uses: Final = Table(

@@ -19,6 +19,8 @@ from tracker.records import (
     ClockPair,
     Device,
     DeviceEnergy,
+    IntensityUse,
+    IntensityValue,
     Mark,
     Run,
     RunStatus,
@@ -30,6 +32,7 @@ from tracker.records import (
 )
 from tracker.store import rows, tables
 from tracker.store.codec import HOT_COLUMNS, hot_bytes
+from tracker.store.intensities import Fetch, add_values, known_values, last_fetch, note_fetch
 from tracker.store.opening import BEGIN, Database, checkpoint, driver_connection, store_errors
 from tracker.store.overlaps import overlapping_runs, unfinished_runs
 from tracker.store.statements import PerSecond, statements_of
@@ -87,6 +90,7 @@ class RunWriter:
         self._segment = 0
         self._begun_before: Sequence[str] = ()
         self._pricing_seq = 0
+        self._uses: Sequence[IntensityUse] | None = ()  # of the pricing, as it stands; None: not known
         self._hot_seq = 0
         self._mark_seq = 0
         self._indices: list[int] = []  # of the writer's devices among the run's
@@ -320,6 +324,21 @@ class RunWriter:
             run = replace(run, status=self._joint_status(connection))
         self._write_totals(connection, run, clock_pair(), is_whole=True)
 
+    def known_intensities(
+        self, provider: str, zone: str, start: datetime, end: datetime
+    ) -> tuple[list[IntensityValue], Fetch | None]:
+        """What anybody has learnt from a source about [start, end), and when it was last asked."""
+        with self._transaction() as connection:
+            return known_values(connection, provider, zone, start, end), last_fetch(connection, provider, zone)
+
+    def add_intensities(
+        self, provider: str, zone: str, values: Sequence[IntensityValue], fetch: Fetch
+    ) -> list[IntensityValue]:
+        """Keep what a source has answered; returns the values as they stand in the database."""
+        with self._transaction() as connection:
+            note_fetch(connection, provider, zone, fetch)
+            return add_values(connection, values)
+
     def close(self) -> None:
         """Close the connection. The last one of a file moves its WAL into it."""
         connection, self._connection = self._connection, None
@@ -346,6 +365,9 @@ class RunWriter:
             try:
                 with connection.begin():
                     yield connection
+            except BaseException:
+                self._uses = None  # it may have been written and taken back
+                raise
             finally:
                 if waits:
                     driver_connection(connection).execute("PRAGMA synchronous=NORMAL")
@@ -480,41 +502,63 @@ class RunWriter:
         """The pricing by this writer, replaced as the run goes on, so that a killed run has one."""
         if not run.intensity:
             return
+        write_pricing(connection, run, self._pricing_seq, now.unix_us, before=self._uses)
+        self._uses = run.intensity
+
+
+def write_pricing(
+    connection: sa.Connection,
+    run: Run,
+    seq: int,
+    unix_us: int,
+    *,
+    reason: str = "run",
+    before: Sequence[IntensityUse] | None = (),
+) -> None:
+    """Put a run's emissions and what priced them on record, as its pricing of this number.
+
+    Args:
+        before: what this pricing holds already: a run of weeks has thousands of uses, of which the last few change;
+            None: that is not known.
+    """
+    statements = statements_of(connection.dialect.name)
+    grid = run.provenance.get("grid", {})
+    connection.execute(
+        statements.pricing,
+        {
+            "run_id": run.id,
+            "seq": seq,
+            "created_unix_us": unix_us,
+            "reason": reason,
+            "zone": run.zone.zone if run.zone else None,
+            "pue": run.pue,
+            "emissions_g": run.emissions_g,
+            "emissions_modelled_g": run.emissions_modelled_g,
+            "provider": grid.get("provider"),
+            "values_status": run.emissions_status,
+        },
+    )
+    c = tables.pricing_uses.c
+    if before is None or len(before) > len(run.intensity):
+        kept = 0 if before is None else len(run.intensity)
         connection.execute(
-            self._statements.pricing,
-            {
-                "run_id": self._run_id,
-                "seq": self._pricing_seq,
-                "created_unix_us": now.unix_us,
-                "reason": "run",
-                "zone": run.zone.zone if run.zone else None,
-                "pue": run.pue,
-                "emissions_g": run.emissions_g,
-                "emissions_modelled_g": run.emissions_modelled_g,
-            },
+            tables.pricing_uses.delete().where(c.run_id == run.id, c.pricing_seq == seq, c.position >= kept)
         )
-        values = [rows.intensity_row(use.value) for use in run.intensity]
-        connection.execute(self._statements.intensities, values)
-        c = tables.pricing_uses.c
-        connection.execute(
-            tables.pricing_uses.delete().where(c.run_id == self._run_id, c.pricing_seq == self._pricing_seq)
-        )
-        connection.execute(
-            tables.pricing_uses.insert(),
-            [
-                {
-                    "run_id": self._run_id,
-                    "pricing_seq": self._pricing_seq,
-                    "position": position,
-                    "intensity_id": value["id"],
-                    "zone_origin": use.zone_origin,
-                    "energy_j": use.energy_j,
-                    "energy_modelled_j": use.energy_modelled_j,
-                    "slots": use.slots,
-                }
-                for position, (use, value) in enumerate(zip(run.intensity, values, strict=True))
-            ],
-        )
+    changed = [
+        (position, use)
+        for position, use in enumerate(run.intensity)
+        if before is None or position >= len(before) or use != before[position]
+    ]
+    if not changed:
+        return
+    connection.execute(statements.intensities, [rows.intensity_row(use.value) for _, use in changed])
+    connection.execute(
+        statements.use,
+        [
+            {"run_id": run.id, "pricing_seq": seq, "position": position} | rows.intensity_use_row(use)
+            for position, use in changed
+        ],
+    )
 
 
 def _next(connection: sa.Connection, column: sa.Column[int], condition: sa.ColumnElement[bool]) -> int:

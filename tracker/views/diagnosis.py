@@ -9,7 +9,7 @@ from typing import Final
 from tracker.records import Device, NotMeasured
 from tracker.units import MICROSECONDS_PER_S
 from tracker.views import amounts
-from tracker.views.findings import DatabaseFound, Diagnosis, Part, SystemFound
+from tracker.views.findings import DatabaseFound, Diagnosis, GridFound, Part, SystemFound
 from tracker.views.summary import KIND_LABELS, beside_label
 from tracker.views.tables import columns_of, printable, table, wrap
 
@@ -153,6 +153,7 @@ def _facts(told: Diagnosis, width: int) -> Iterator[str]:
         "one reading": ", ".join(costs),
         "zone": _zone(told),
         "intensity": _intensity(told),
+        "grid": _grid(told.grid),
         "source": told.intensity.source if told.intensity.provider != "user" else "",
         "database": _database(told.database),
         "locks": told.lock_folder,
@@ -191,6 +192,21 @@ def _intensity(told: Diagnosis) -> str:
         value.status,
     )
     return ", ".join(filter(None, parts))
+
+
+def _grid(grid: GridFound | None) -> str:
+    if grid is None:
+        return "nobody is asked for the hour's intensity (TRACKER_PROVIDER)"
+    parts = [f"{grid.title}, zone {grid.zone}" if grid.zone else grid.title]
+    if not grid.is_tested:
+        parts.append(f"UNTESTED on the live service ({grid.untested})")
+    elif grid.untested:
+        parts.append(f"untested on the live service: {grid.untested}")
+    if grid.is_offline:
+        parts.append("not asked, as TRACKER_OFFLINE is set")
+    elif grid.closed_s:
+        parts.append(f"left alone for {amounts.duration(grid.closed_s)}: {grid.closed_reason or 'asked often enough'}")
+    return "; ".join([*parts, f"licence {grid.licence}" if grid.licence else ""]).removesuffix("; ")
 
 
 def _database(database: DatabaseFound) -> str:

@@ -80,6 +80,30 @@ class DatabaseFound:
 
 
 @dataclass(frozen=True, slots=True)
+class GridFound:
+    """Who is asked for the hour's intensity.
+
+    Attributes:
+        title: for people.
+        zone: what it is asked for.
+        untested: which of its requests no answer of the live service or its documentation proves; "": none.
+        is_offline: TRACKER_OFFLINE keeps it from being asked.
+        closed_s: it is left alone for that long, after failures; 0.0: it may be asked.
+        closed_reason: why.
+    """
+
+    name: str
+    title: str
+    zone: str
+    licence: str
+    is_tested: bool
+    untested: str
+    is_offline: bool
+    closed_s: float = 0.0
+    closed_reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class SystemFound:
     """What kind of place this is.
 
@@ -108,6 +132,8 @@ class Diagnosis:
     Attributes:
         problems: what must be mended before runs are recorded as asked for.
         warnings: what should be known.
+        intensity: what holds where nothing better is known.
+        grid: who is asked for something better; None: nobody.
         lock_folder: where processes of one run on this node agree on the one that samples; "": they cannot.
     """
 
@@ -117,6 +143,7 @@ class Diagnosis:
     sensors: tuple[SensorFound, ...]
     zone: ZoneChoice | None
     intensity: IntensityValue
+    grid: GridFound | None
     settings: tuple[SettingFound, ...]
     database: DatabaseFound
     lock_folder: str

@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, TypeVar
 
-from tracker.records import DeviceEnergy, DeviceKind, IntensityUse, IntensityValue, NotMeasured, Run, ZoneChoice
+from tracker.records import (
+    DeviceEnergy,
+    DeviceKind,
+    IntensityUse,
+    IntensityValue,
+    NotMeasured,
+    Run,
+    Subtotal,
+    ZoneChoice,
+)
 from tracker.units import JOULES_PER_KWH
 from tracker.views import amounts
 from tracker.views.tables import cut, printable, table, wrap
@@ -231,15 +240,33 @@ def _emissions(run: Run) -> Iterator[str]:
         yield "unknown, as no energy is"
     if run.emissions_modelled_g is not None:
         yield f"{amounts.mass(run.emissions_modelled_g)} CO2e of the modelled energy, an estimate; {pue_text(run.pue)}"
+    yield from map(_apart, run.emissions_apart)
+
+
+def _apart(subtotal: Subtotal) -> str:
+    masses = [amounts.mass(subtotal.emissions_g)] if subtotal.energy_j else []
+    if subtotal.energy_modelled_j:
+        masses.append(f"{amounts.mass(subtotal.emissions_modelled_g)} (modelled energy)")
+    if subtotal.signal == "marginal":
+        return f"apart, in no sum: {' and '.join(masses)} CO2e at marginal intensity, of the same energy"
+    priced = amounts.energy(subtotal.energy_j + subtotal.energy_modelled_j)
+    return f"apart, in no sum: {' and '.join(masses)} CO2e on basis {subtotal.basis}, of another {priced}"
 
 
 def _intensity(run: Run) -> Iterator[str]:
-    for uses in _grouped(run.intensity, _provenance_key).values():
+    groups = _grouped(run.intensity, _provenance_key)
+    priced_j: dict[str, float] = defaultdict(float)
+    for use in run.intensity:
+        priced_j[use.value.signal] += use.energy_j + use.energy_modelled_j
+    for uses in groups.values():
         value = uses[0].value
+        own_j = sum(use.energy_j + use.energy_modelled_j for use in uses)
+        is_all = own_j == priced_j[value.signal] or not priced_j[value.signal]
+        of_energy = "" if is_all else f", for {amounts.share(own_j / priced_j[value.signal])} of the energy"
         if value.provider == "user":
-            yield printable(f"{_level(uses)}, the user's own value ({value.source}), basis {value.basis}")
+            yield printable(f"{_level(uses)}, the user's own value ({value.source}), basis {value.basis}{of_energy}")
         else:
-            yield printable(f"{_level(uses)}, {_place(value, uses[0], run.zone)}")
+            yield printable(f"{_level(uses)}, {_place(value, uses[0], run.zone)}{of_energy}")
             yield printable(_provenance(value))
 
 

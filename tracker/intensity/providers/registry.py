@@ -106,8 +106,7 @@ def provider_for(
             return _serving(made(BUILTIN[name]), code.strip() or zone)
         if name in plugin_names():
             return _serving(plugin(name, reached(name, name, "")), code.strip() or zone)
-        known = ", ".join([*BUILTIN, *plugin_names(), AUTO])
-        raise SettingError(f"no provider of intensity is called {name[:40]!r}; there are {known}")
+        check_name(name)
     for entry in BUILTIN.values():
         profile = entry.profile
         # Who has something to tell first is asked only by name.
@@ -118,6 +117,18 @@ def provider_for(
             if provider.code_of(zone) is not None:
                 return ProviderChoice(provider, zone)
     return None
+
+
+def check_name(named: str) -> None:
+    """See that there is such a provider.
+
+    Raises:
+        SettingError: there is none; the message names those that there are.
+    """
+    name = named.partition(":")[0].strip().lower()
+    known = [*BUILTIN, *plugin_names(), AUTO]
+    if name not in known:
+        raise SettingError(f"no provider of intensity is called {name[:40]!r}; there are {', '.join(known)}")
 
 
 def _serving(provider: Provider, zone: str) -> ProviderChoice:
