@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from tracker.comparison import Comparison
     from tracker.errors import TrackerError
-    from tracker.records import Run, Samples, Total
+    from tracker.records import Repricing, Run, Samples, Total
     from tracker.session.live import LiveRun
     from tracker.session.past import get
     from tracker.session.queries import compare, runs, totals
+    from tracker.session.repricing import reprice
     from tracker.session.track import Track, track
 
 __version__ = "0.1.0.dev0"
@@ -30,6 +31,8 @@ _HOMES: Final = {
     "totals": "tracker.session.queries",
     "get": "tracker.session.past",
     "compare": "tracker.session.queries",
+    "reprice": "tracker.session.repricing",
+    "Repricing": "tracker.records",
     "Run": "tracker.records",
     "Samples": "tracker.records",
     "Comparison": "tracker.comparison",
@@ -40,6 +43,7 @@ _HOMES: Final = {
 __all__ = [
     "Comparison",
     "LiveRun",
+    "Repricing",
     "Run",
     "Samples",
     "Total",
@@ -47,6 +51,7 @@ __all__ = [
     "TrackerError",
     "compare",
     "get",
+    "reprice",
     "runs",
     "totals",
     "track",

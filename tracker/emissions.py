@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -22,12 +23,21 @@ from tracker.units import (
 )
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from tracker.records import BoolColumn, FloatColumn, IntColumn
 
 SLOT_S: Final = 300
 UNPRICED: Final = -1
 
 _LOW_BITS: Final = 32
+
+_WARNINGS: Final = re.compile(
+    r"(marginal: )?(no intensity for \S+ of the energy: .*"
+    r"|\S+ of the energy (was priced with the fallback, in |is priced on another basis \().*"
+    r"|the intensity changed within \d+ of the slots .*)",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,12 +115,16 @@ class Timeline:
         fallback: prices the time that no value covers.
         edges_us: (u,) int64, the instants at which another value may hold.
         value_between: (u + 1,) int64, the position of the value before, between and after them; UNPRICED where none.
+        g_per_kwh: (m + 1,) float64, of the candidates; the NaN at its end is what UNPRICED points at.
+        bases: (m + 1,) likewise; "" at its end.
     """
 
     candidates: tuple[IntensityValue, ...]
     fallback: IntensityValue | None
     edges_us: IntColumn
     value_between: IntColumn
+    g_per_kwh: FloatColumn
+    bases: NDArray[np.str_]
 
     @classmethod
     def of(cls, values: Sequence[IntensityValue], fallback: IntensityValue | None = None) -> Timeline:
@@ -127,7 +141,14 @@ class Timeline:
         if len({value.signal for value in candidates}) > 1:
             raise ValueError("average and marginal intensities cannot be summed: price the run once with each")
         edges_us, value_between = _validity(candidates, len(values))
-        return cls(candidates, fallback, edges_us, value_between)
+        return cls(
+            candidates,
+            fallback,
+            edges_us,
+            value_between,
+            np.array([*(value.intensity_g_per_kwh for value in candidates), np.nan]),
+            np.array([*(value.basis for value in candidates), ""]),
+        )
 
 
 def price(
@@ -169,10 +190,9 @@ def price(
     """
     checked_pue(pue)
     timeline = values if isinstance(values, Timeline) else Timeline.of(values, fallback)
-    candidates, fallback = timeline.candidates, timeline.fallback
+    fallback = timeline.fallback
     pieces = _pieces(energies, timeline, slot_s, covered)
-    # The NaN at the end is what UNPRICED, -1, points at.
-    piece_g_per_kwh = np.array([value.intensity_g_per_kwh for value in candidates] + [np.nan])[pieces.value]
+    piece_g_per_kwh = timeline.g_per_kwh[pieces.value]
     uses = _uses(energies, timeline, pieces, zone_origin, fallback_origin)
     basis = _main_basis(uses, fallback)
     uses = tuple(sorted(uses, key=lambda use: use.value.basis != basis))
@@ -191,7 +211,7 @@ def price(
     slot_is_averaged[pieces.row[1:][is_change]] = True
 
     main = [use for use in uses if use.value.basis == basis]
-    is_main = np.array([value.basis == basis for value in candidates] + [False])[pieces.value]
+    is_main = timeline.bases[pieces.value] == basis
     is_modelled = energies.is_modelled[pieces.row]
     return Emissions(
         emissions_g=pue * grams_of(main) if bool((is_main & ~is_modelled).any()) else None,
@@ -357,6 +377,11 @@ def _main_value(pieces: _Pieces, rows: int) -> IntColumn:
     main = np.full(rows, UNPRICED, dtype=np.int64)
     main[pieces.row[order]] = pieces.value[order]  # of repeated rows the last one stays
     return main
+
+
+def is_of_pricing(warning: str) -> bool:
+    """Whether a run's warning is one that price() gave, and so goes when the run is priced anew."""
+    return _WARNINGS.fullmatch(warning) is not None
 
 
 def _length(length_s: float) -> str:

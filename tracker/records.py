@@ -474,6 +474,91 @@ class Total:
         return {f.name: plain(getattr(self, f.name)) for f in fields(self)}
 
 
+@dataclass(frozen=True, slots=True)
+class PricedFigures:
+    """What a run emitted by one pricing of it.
+
+    Attributes:
+        zone: code of where its electricity came from; None beside an intensity of the user's own.
+        intensity_g_per_kwh: mean of those in emissions_g, by energy.
+        bases: of the intensities in emissions_g; on different ones, two pricings cannot be compared.
+        status: the worst of the values.
+        providers: who gave them.
+    """
+
+    zone: str | None
+    pue: float
+    emissions_g: float | None
+    emissions_modelled_g: float | None
+    intensity_g_per_kwh: float | None
+    bases: tuple[Basis, ...]
+    status: ValueStatus | None
+    providers: tuple[str, ...]
+
+    @classmethod
+    def of(cls, run: Run) -> PricedFigures:
+        """Those of a run as it stands."""
+        own = [use.value for use in run.intensity if (use.value.signal, use.value.basis) == run._own_kind]
+        return cls(
+            zone=None if run.zone is None else run.zone.zone,
+            pue=run.pue,
+            emissions_g=run.emissions_g,
+            emissions_modelled_g=run.emissions_modelled_g,
+            intensity_g_per_kwh=run.intensity_g_per_kwh,
+            bases=tuple(dict.fromkeys(value.basis for value in own)),
+            status=run.emissions_status,
+            providers=tuple(dict.fromkeys(use.value.provider for use in run.intensity)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Repriced:
+    """One run, priced anew.
+
+    Attributes:
+        is_changed: the result, or a value that it is made of, is another.
+        is_stored: it is now what the run shows; the earlier one is kept.
+        warnings: what must be said beside it.
+    """
+
+    run_id: str
+    name: str | None
+    started_at: datetime
+    before: PricedFigures
+    after: PricedFigures
+    is_changed: bool
+    is_stored: bool
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Repricing:
+    """What `tracker.reprice` did; prints as a table.
+
+    Attributes:
+        runs: in order of their start.
+        skipped: runs that could not be priced, by id, with the reason.
+        notes: what must be known: a source that gave no answer, what is left to do.
+    """
+
+    runs: tuple[Repriced, ...]
+    skipped: Mapping[str, str]
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def text(self, width: int = 80) -> str:
+        """As a table for a terminal of this width."""
+        from tracker.views.repricing import repricing_text
+
+        return repricing_text(self, width)
+
+    def to_dict(self) -> dict[str, Any]:
+        """In plain types that json.dumps takes."""
+        return {f.name: plain(getattr(self, f.name)) for f in fields(self)}
+
+
 def plain(value: Any) -> Any:
     """A record, or anything within one, in types that json.dumps takes."""
     if isinstance(value, datetime):

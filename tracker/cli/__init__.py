@@ -21,6 +21,7 @@ _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "runs": ("tracker.cli.runs", "runs"),
     "show": ("tracker.cli.show", "show"),
     "compare": ("tracker.cli.compare", "compare"),
+    "reprice": ("tracker.cli.reprice", "reprice"),
     "doctor": ("tracker.cli.doctor", "doctor"),
     "export": ("tracker.cli.export", "export"),
     "tag": ("tracker.cli.editing", "tag_run"),

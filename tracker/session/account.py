@@ -21,6 +21,7 @@ from tracker.records import (
     Run,
     RunSource,
     RunStatus,
+    ZoneOrigin,
     datetime_of,
     unix_us_of,
 )
@@ -165,26 +166,50 @@ class Priced:
     warnings: tuple[str, ...]
 
 
-def priced(energies: SlotEnergies, choice: IntensityChoice, pue: float, covered: tuple[datetime, datetime]) -> Priced:
-    """The emissions of slots.
+@dataclass(frozen=True, slots=True)
+class Pricer:
+    """Prices any number of runs that have the same choice of intensities.
 
-    Args:
-        covered: the run's start and end.
+    Attributes:
+        average, marginal: what holds when; None: there are no marginal values.
     """
-    origin = choice.zone.origin if choice.zone is not None else "setting"
-    average = [value for value in choice.series if value.signal == choice.value.signal]
-    marginal = [value for value in choice.series if value.signal != choice.value.signal]
-    timeline = Timeline.of(average, choice.value) if choice.has_source else Timeline.of([choice.value])
-    emissions = price(energies, timeline, zone_origin=origin, fallback_origin=origin, pue=pue, covered=covered)
-    uses, warnings = emissions.uses, emissions.warnings
-    if marginal:
-        beside = price(energies, marginal, zone_origin=origin, pue=pue, covered=covered)
-        uses = (*uses, *beside.uses)
-        warnings = (*warnings, *(f"marginal: {warning}" for warning in beside.warnings))
-    return Priced(emissions, uses, warnings)
+
+    average: Timeline
+    marginal: Timeline | None
+    origin: ZoneOrigin
+
+    @classmethod
+    def of(cls, choice: IntensityChoice) -> Pricer:
+        average = [value for value in choice.series if value.signal == choice.value.signal]
+        marginal = [value for value in choice.series if value.signal != choice.value.signal]
+        return cls(
+            average=Timeline.of(average, choice.value) if choice.has_source else Timeline.of([choice.value]),
+            marginal=Timeline.of(marginal) if marginal else None,
+            origin=choice.zone.origin if choice.zone is not None else "setting",
+        )
+
+    def price(self, energies: SlotEnergies, pue: float, covered: tuple[datetime, datetime]) -> Priced:
+        """The emissions of slots.
+
+        Args:
+            covered: the run's start and end.
+        """
+        origin = self.origin
+        emissions = price(energies, self.average, zone_origin=origin, fallback_origin=origin, pue=pue, covered=covered)
+        uses, warnings = emissions.uses, emissions.warnings
+        if self.marginal is not None:
+            beside = price(energies, self.marginal, zone_origin=origin, pue=pue, covered=covered)
+            uses = (*uses, *beside.uses)
+            warnings = (*warnings, *(f"marginal: {warning}" for warning in beside.warnings))
+        return Priced(emissions, uses, warnings)
 
 
-def _energies(accounts: Sequence[DeviceAccount]) -> SlotEnergies:
+def covered_of(started_at: datetime, duration_us: int) -> tuple[datetime, datetime]:
+    """A run's start and end, as price() takes them."""
+    return started_at, datetime_of(unix_us_of(started_at) + max(duration_us, 1))
+
+
+def energies_of(accounts: Sequence[DeviceAccount]) -> SlotEnergies:
     """The slots of all devices."""
     known = [(a, a.covered_us > 0) for a in accounts]
     return SlotEnergies(
@@ -218,8 +243,8 @@ def build_run(
     measured = [d for d in devices if d.method in ("counter", "power")]
     modelled = [d for d in devices if d.method == "model"]
     started_us = unix_us_of(facts.started_at)
-    covered = facts.started_at, datetime_of(started_us + max(duration_us, 1))
-    told = priced(_energies(accounts), choice, facts.pue, covered)
+    covered = covered_of(facts.started_at, duration_us)
+    told = Pricer.of(choice).price(energies_of(accounts), facts.pue, covered)
     emissions = told.emissions
     return Run(
         id=facts.id,

@@ -131,6 +131,27 @@ def source_of(
     has_token = any(name.startswith("TRACKER_") and name.endswith("_TOKEN") and environ[name] for name in environ)
     if settings.provider is None and settings.intensity_file is None and not has_token:
         return None, ""
+    try:
+        source = make_source(
+            "" if choice.zone is None else choice.zone.zone,
+            named=settings.provider,
+            intensity_file=settings.intensity_file,
+            offline=settings.offline,
+            environ=environ,
+        )
+    except (ProviderError, SettingError) as exc:
+        return None, f"{exc}; the static value is used"
+    return source, "" if source is None else source.choice.provider.profile.notice
+
+
+def make_source(
+    zone: str, *, named: str | None, intensity_file: str | None, offline: bool, environ: Mapping[str, str]
+) -> Source | None:
+    """The source that serves a zone, with its gate; None: nobody is configured who does.
+
+    Raises:
+        ProviderError, SettingError: as provider_for.
+    """
     from tracker.intensity.providers.registry import provider_for
 
     gates: list[Gate] = []
@@ -139,22 +160,19 @@ def source_of(
         gates[0].manners.count(datetime.now(UTC).timestamp())
         gates[0].keep()
 
-    try:
-        found = provider_for(
-            "" if choice.zone is None else choice.zone.zone,
-            named=settings.provider,
-            intensity_file=None if settings.intensity_file is None else Path(settings.intensity_file),
-            environ=environ,
-            offline=settings.offline,
-            before_request=before_request,
-        )
-    except (ProviderError, SettingError) as exc:
-        return None, f"{exc}; the static value is used"
+    found = provider_for(
+        zone,
+        named=named,
+        intensity_file=None if intensity_file is None else Path(intensity_file),
+        environ=environ,
+        offline=offline,
+        before_request=before_request,
+    )
     if found is None:
-        return None, ""
-    profile = found.provider.profile
-    gates.append(Gate(profile.name, environ.get(f"TRACKER_{profile.name.upper()}_TOKEN", "")))
-    return Source(found, gates[0], settings.offline), profile.notice
+        return None
+    name = found.provider.profile.name
+    gates.append(Gate(name, environ.get(f"TRACKER_{name.upper()}_TOKEN", "")))
+    return Source(found, gates[0], offline)
 
 
 class Feed:

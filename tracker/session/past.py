@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -70,6 +71,32 @@ def complete(run: Run, unsettled: Unsettled) -> Run:
     started_at = run.started_at
     if not run.intensity or started_at is None:
         return run
+    facts = RunFacts(
+        id=run.id,
+        name=run.name,
+        project=run.project,
+        tags=run.tags,
+        parent_id=run.parent_id,
+        is_replayed=run.is_replayed,
+        pue=run.pue,
+        started_at=started_at,
+        provenance=run.provenance,
+    )
+    return build_run(
+        facts,
+        accounts_of(run, started_at, unsettled),
+        choice_of_past(run),
+        status=run.status,
+        duration_us=round(run.duration_s * MICROSECONDS_PER_S),
+        is_ended=run.ended_at is not None,
+        not_measured=run.not_measured,
+        warnings=(*run.warnings, *_untracked(unsettled.spells)),
+        source=run.source,
+    )
+
+
+def accounts_of(run: Run, started_at: datetime, unsettled: Unsettled) -> list[DeviceAccount]:
+    """What is known of the energy of each device of a run, whether settled in slots or not."""
     gap_us = gap_us_of(_interval_s(run))
     parts: dict[int, list[DeviceAccount]] = {index: [] for index in range(len(unsettled.devices))}
     for tail in unsettled.tails:
@@ -99,28 +126,7 @@ def complete(run: Run, unsettled: Unsettled) -> Run:
                 notes=tuple(dict.fromkeys((*stored.notes, *(note for part in tails for note in part.notes)))),
             )
         )
-    facts = RunFacts(
-        id=run.id,
-        name=run.name,
-        project=run.project,
-        tags=run.tags,
-        parent_id=run.parent_id,
-        is_replayed=run.is_replayed,
-        pue=run.pue,
-        started_at=started_at,
-        provenance=run.provenance,
-    )
-    return build_run(
-        facts,
-        accounts,
-        choice_of_past(run),
-        status=run.status,
-        duration_us=round(run.duration_s * MICROSECONDS_PER_S),
-        is_ended=run.ended_at is not None,
-        not_measured=run.not_measured,
-        warnings=(*run.warnings, *_untracked(unsettled.spells)),
-        source=run.source,
-    )
+    return accounts
 
 
 def choice_of_past(run: Run) -> IntensityChoice:
@@ -131,7 +137,7 @@ def choice_of_past(run: Run) -> IntensityChoice:
         zone = None if run.zone is None else run.zone.zone
         known = WORLD if zone is None or zone == WORLD else zone
         always = [choose(None, known, environ={}).value]
-    return IntensityChoice(run.zone, always[-1], series=series, has_source="grid" in run.provenance)
+    return IntensityChoice(run.zone, always[-1], series=series, has_source=bool(series) or "grid" in run.provenance)
 
 
 def _untracked(spells: Sequence[Spell]) -> Iterator[str]:

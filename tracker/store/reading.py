@@ -260,6 +260,14 @@ class RunReader:
                 raise RunNotFoundError(_not_found(reference, ids, recent, database.label))
             return self._records(connection, connection.execute(_SELECT_RUNS.where(c.id == ids[0])).all())[0]
 
+    def batch(self, ids: Sequence[str]) -> list[Run]:
+        """The runs of these ids, in their order; one that is not there is left out."""
+        if not ids or self._opened().version is None:
+            return []
+        with self._snapshot() as connection:
+            found = _by_run(connection, _SELECT_RUNS.add_columns(_ID), tables.runs.c.id, ids)
+            return self._records(connection, [row for run_id in ids for row in found[run_id]])
+
     def seen_through(self, connection: sa.Connection, run_id: str) -> Run:
         """A run as a transaction sees it that is going on; it must be there."""
         return self._records(connection, connection.execute(_SELECT_RUNS.where(tables.runs.c.id == run_id)).all())[0]

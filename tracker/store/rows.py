@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, fields
+from dataclasses import fields
 from datetime import datetime
 from typing import Any, Final
 
@@ -57,7 +57,7 @@ def run_row(run: Run) -> Row:
         "parent_id": run.parent_id,
         "is_replayed": run.is_replayed,
         "pue": run.pue,
-        **_zone_columns(run.zone),
+        **zone_columns(run.zone),
     }
 
 
@@ -75,7 +75,7 @@ def totals_row(run: Run, through: ClockPair) -> Row:
         "coverage": run.coverage,
         "is_replayed": run.is_replayed,
         "totals_through_unix_us": through.unix_us,
-        **_zone_columns(run.zone),
+        **zone_columns(run.zone),
     }
 
 
@@ -267,14 +267,16 @@ def mark_of(row: Any) -> Mark:
     return Mark(datetime_of(row.unix_us), _s(row.elapsed_us), json.loads(row._mapping["values"]))
 
 
+_INTENSITY_FIELDS: Final = tuple(field.name for field in fields(IntensityValue))
+
+
 def intensity_row(value: IntensityValue) -> Row:
     """Equal values have equal rows, id included."""
-    digest = hashlib.sha256(repr(astuple(value)).encode("utf-8", "backslashreplace")).hexdigest()
-    row = {
-        field.name: storable(item) if isinstance(item := getattr(value, field.name), str) else item
-        for field in fields(value)
-        if field.name not in ("start", "end", "fetched_at")
-    }
+    items = {name: getattr(value, name) for name in _INTENSITY_FIELDS}
+    digest = hashlib.sha256(repr(tuple(items.values())).encode("utf-8", "backslashreplace")).hexdigest()
+    row = {name: storable(item) if isinstance(item, str) else item for name, item in items.items()}
+    for instant in ("start", "end", "fetched_at"):
+        del row[instant]
     return {
         **row,
         "id": digest[:32],
@@ -307,9 +309,9 @@ def intensity_of(row: Any) -> IntensityValue:
     )
 
 
-def intensity_use_row(use: IntensityUse) -> Row:
+def intensity_use_row(use: IntensityUse, intensity_id: str) -> Row:
     return {
-        "intensity_id": intensity_row(use.value)["id"],
+        "intensity_id": intensity_id,
         "zone_origin": use.zone_origin,
         "energy_j": use.energy_j,
         "energy_modelled_j": use.energy_modelled_j,
@@ -321,7 +323,7 @@ def _intensity_use_of(row: Any) -> IntensityUse:
     return IntensityUse(intensity_of(row), row.zone_origin, row.energy_j, row.energy_modelled_j, row.slots)
 
 
-def _zone_columns(zone: ZoneChoice | None) -> Row:
+def zone_columns(zone: ZoneChoice | None) -> Row:
     return {
         "zone": storable(zone.zone) if zone else None,
         "zone_name": storable(zone.name) if zone else None,

@@ -507,13 +507,7 @@ class RunWriter:
 
 
 def write_pricing(
-    connection: sa.Connection,
-    run: Run,
-    seq: int,
-    unix_us: int,
-    *,
-    reason: str = "run",
-    before: Sequence[IntensityUse] | None = (),
+    connection: sa.Connection, run: Run, seq: int, unix_us: int, *, before: Sequence[IntensityUse] | None = ()
 ) -> None:
     """Put a run's emissions and what priced them on record, as its pricing of this number.
 
@@ -522,43 +516,73 @@ def write_pricing(
             None: that is not known.
     """
     statements = statements_of(connection.dialect.name)
-    grid = run.provenance.get("grid", {})
-    connection.execute(
-        statements.pricing,
-        {
-            "run_id": run.id,
-            "seq": seq,
-            "created_unix_us": unix_us,
-            "reason": reason,
-            "zone": run.zone.zone if run.zone else None,
-            "pue": run.pue,
-            "emissions_g": run.emissions_g,
-            "emissions_modelled_g": run.emissions_modelled_g,
-            "provider": grid.get("provider"),
-            "values_status": run.emissions_status,
-        },
-    )
+    provider = run.provenance.get("grid", {}).get("provider")
+    connection.execute(statements.pricing, _pricing_row(run, seq, unix_us, "run", provider))
     c = tables.pricing_uses.c
     if before is None or len(before) > len(run.intensity):
         kept = 0 if before is None else len(run.intensity)
         connection.execute(
             tables.pricing_uses.delete().where(c.run_id == run.id, c.pricing_seq == seq, c.position >= kept)
         )
-    changed = [
-        (position, use)
-        for position, use in enumerate(run.intensity)
-        if before is None or position >= len(before) or use != before[position]
-    ]
-    if not changed:
-        return
-    connection.execute(statements.intensities, [rows.intensity_row(use.value) for _, use in changed])
-    connection.execute(
-        statements.use,
-        [
-            {"run_id": run.id, "pricing_seq": seq, "position": position} | rows.intensity_use_row(use)
-            for position, use in changed
-        ],
+    _write_uses(
+        connection,
+        (
+            (run.id, seq, position, use)
+            for position, use in enumerate(run.intensity)
+            if before is None or position >= len(before) or use != before[position]
+        ),
     )
+
+
+def write_new_pricings(
+    connection: sa.Connection, pricings: Sequence[tuple[Run, int, str | None]], unix_us: int, reason: str
+) -> None:
+    """Put pricings of many runs on record, none of which is there yet.
+
+    Args:
+        pricings: each run as priced, the number of its pricing, and who was asked.
+    """
+    if not pricings:
+        return
+    statements = statements_of(connection.dialect.name)
+    connection.execute(
+        statements.pricing, [_pricing_row(run, seq, unix_us, reason, provider) for run, seq, provider in pricings]
+    )
+    _write_uses(
+        connection,
+        ((run.id, seq, position, use) for run, seq, _ in pricings for position, use in enumerate(run.intensity)),
+    )
+
+
+def _pricing_row(run: Run, seq: int, unix_us: int, reason: str, provider: str | None) -> rows.Row:
+    return {
+        "run_id": run.id,
+        "seq": seq,
+        "created_unix_us": unix_us,
+        "reason": reason,
+        "zone": run.zone.zone if run.zone else None,
+        "pue": run.pue,
+        "emissions_g": run.emissions_g,
+        "emissions_modelled_g": run.emissions_modelled_g,
+        "provider": provider,
+        "values_status": run.emissions_status,
+    }
+
+
+def _write_uses(connection: sa.Connection, uses: Iterable[tuple[str, int, int, IntensityUse]]) -> None:
+    """Uses of values in a run's pricing, by id of the run, number of the pricing and position in it."""
+    values: dict[IntensityValue, rows.Row] = {}
+    written = []
+    for run_id, seq, position, use in uses:
+        row = values.get(use.value)
+        if row is None:
+            row = values[use.value] = rows.intensity_row(use.value)
+        key = {"run_id": run_id, "pricing_seq": seq, "position": position}
+        written.append(key | rows.intensity_use_row(use, row["id"]))
+    if written:
+        statements = statements_of(connection.dialect.name)
+        connection.execute(statements.intensities, list(values.values()))
+        connection.execute(statements.use, written)
 
 
 def _next(connection: sa.Connection, column: sa.Column[int], condition: sa.ColumnElement[bool]) -> int:

@@ -241,6 +241,14 @@ def _emissions(run: Run) -> Iterator[str]:
     if run.emissions_modelled_g is not None:
         yield f"{amounts.mass(run.emissions_modelled_g)} CO2e of the modelled energy, an estimate; {pue_text(run.pue)}"
     yield from map(_apart, run.emissions_apart)
+    for earlier in run.provenance.get("repriced", ())[-1:]:
+        before = earlier["before"]
+        masses = [amounts.mass(before["emissions_g"])] if before["emissions_g"] is not None else []
+        if before["emissions_modelled_g"] is not None:
+            masses.append(f"{amounts.mass(before['emissions_modelled_g'])} (modelled energy)")
+        zone = f", zone {printable(before['zone'])}" if before["zone"] else ""
+        said = " and ".join(masses) or amounts.UNKNOWN
+        yield f"priced anew on {earlier['at'][:10]}; before: {said} CO2e; {pue_text(before['pue'])}{zone}"
 
 
 def _apart(subtotal: Subtotal) -> str:

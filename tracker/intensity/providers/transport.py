@@ -112,7 +112,9 @@ def access(
         raise SettingError(f"{variable}_URL: {fault}")
     if token is not None and not token.isprintable():
         raise SettingError(f"{variable}_TOKEN: holds a line break or another control character; copy it again")
-    import requests  # noqa: F401 - and not in the fetching thread: a fork meanwhile would hang the child at its import
+    # Not in the fetching thread: a fork meanwhile would hang the child at its import.
+
+    import requests  # noqa: F401
 
     return Access(title, variable, url.rstrip("/"), token, offline, before_request, now=now)
 
