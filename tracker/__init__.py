@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from tracker.comparison import Comparison
+    from tracker.curve import Outlook
     from tracker.errors import TrackerError
     from tracker.records import Repricing, Run, Samples, Total
     from tracker.session.live import LiveRun
+    from tracker.session.outlook import intensity_of
     from tracker.session.past import get
     from tracker.session.queries import compare, runs, totals
     from tracker.session.repricing import reprice
@@ -32,6 +34,8 @@ _HOMES: Final = {
     "get": "tracker.session.past",
     "compare": "tracker.session.queries",
     "reprice": "tracker.session.repricing",
+    "intensity_of": "tracker.session.outlook",
+    "Outlook": "tracker.curve",
     "Repricing": "tracker.records",
     "Run": "tracker.records",
     "Samples": "tracker.records",
@@ -43,6 +47,7 @@ _HOMES: Final = {
 __all__ = [
     "Comparison",
     "LiveRun",
+    "Outlook",
     "Repricing",
     "Run",
     "Samples",
@@ -51,6 +56,7 @@ __all__ = [
     "TrackerError",
     "compare",
     "get",
+    "intensity_of",
     "reprice",
     "runs",
     "totals",

@@ -22,6 +22,7 @@ _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "show": ("tracker.cli.show", "show"),
     "compare": ("tracker.cli.compare", "compare"),
     "reprice": ("tracker.cli.reprice", "reprice"),
+    "intensity": ("tracker.cli.intensity", "intensity"),
     "doctor": ("tracker.cli.doctor", "doctor"),
     "export": ("tracker.cli.export", "export"),
     "tag": ("tracker.cli.editing", "tag_run"),

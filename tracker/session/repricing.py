@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -14,15 +13,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tracker import settings as settings_module
 from tracker.emissions import SlotEnergies
-from tracker.errors import OfflineError, ProviderError, RunNotFoundError, SettingError
+from tracker.errors import ProviderError, RunNotFoundError, SettingError
 from tracker.intensity.choice import IntensityChoice, choose
 from tracker.intensity.filling import LONGEST_HOLE, filled
 from tracker.records import IntensityValue, PricedFigures, Repriced, Repricing, Run
 from tracker.session.account import Priced, Pricer, covered_of, energies_of
+from tracker.session.asking import Asker
 from tracker.session.checks import CHECKS
 from tracker.session.feed import LOCAL, Source, make_source
 from tracker.session.past import accounts_of, choice_of_past, reader_of
 from tracker.store.filters import unix_us
+from tracker.store.intensities import SharedValues
 from tracker.store.reading import RunReader
 from tracker.store.repricing import NewPricing, Repricer
 from tracker.units import MICROSECONDS_PER_S
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 BATCH_RUNS: Final = 500  # priced and written together; what is interrupted goes on after the last batch
 _LONGEST_PIECE: Final = timedelta(days=30)  # of time, asked for at once: what came is kept before the next is asked for
 _NEAR: Final = timedelta(days=1)  # stretches this near are asked for as one
-_TURN_PATIENCE_S: Final = 30.0
-_TURN_POLL_S: Final = 0.1
 
 Progress = Callable[[int, int], None]
 
@@ -171,7 +170,8 @@ class _Work:
         self._reader = reader
         self._is_stored = is_stored
         self._sources: dict[tuple[str, str | None, str | None], _Asked | None] = {}
-        self._failed: set[tuple[str, str]] = set()
+        self._asker = Asker(self._say)
+        self._shared = SharedValues(settings.db)
 
     def batch(self, ids: Sequence[str]) -> list[Repriced]:
         """Price these runs, and write what is new of them in one transaction."""
@@ -310,56 +310,17 @@ class _Work:
                 self._say(str(exc))
                 return []
             return list(answer.values)
-        known = self._repricer.known_values(asked.name, asked.zone, first, last)
+        known = self._shared.known(asked.name, asked.zone, first, last)
         if source is None:
             return known
         final = _stretches(value for value in known if value.status == "final")
         missing = [(task.start, task.end) for task in tasks if not _is_within(task.start, task.end, final)]
-        if not missing or not self._fetch(asked, source, missing):
-            return known
-        return self._repricer.known_values(asked.name, asked.zone, first, last)
-
-    def _fetch(self, asked: _Asked, source: Source, missing: Sequence[tuple[datetime, datetime]]) -> bool:
-        """Ask for what is not final yet; whether anything came."""
-        if (asked.name, asked.zone) in self._failed:
-            return False
-        if source.is_offline:
-            self._say(f"{asked.name} is not asked, as TRACKER_OFFLINE is set: what is known here is used")
-            return False
         has_come = False
-        deadline_s = time.monotonic() + _TURN_PATIENCE_S
-        while not source.gate.take():
-            if time.monotonic() > deadline_s:
-                self._say(f"{asked.name} is being asked by another process: what is known here is used")
-                return False
-            time.sleep(_TURN_POLL_S)
-        try:
-            for start, end in _pieces(missing, datetime.now(UTC)):
-                now = datetime.now(UTC)
-                pause_s = source.gate.manners.pause_s(now.timestamp())
-                if pause_s > 0:
-                    reason = source.gate.manners.reason or "it was asked often enough for this hour"
-                    self._failed.add((asked.name, asked.zone))
-                    self._say(f"{asked.name} is left alone for {pause_s / 60:.0f} min ({reason}); reprice again then")
-                    break
-                try:
-                    answer = source.choice.provider.fetch(asked.zone, start, end)
-                except ProviderError as exc:
-                    source.gate.manners.failed(exc, datetime.now(UTC).timestamp(), 1.0)
-                    source.gate.keep()
-                    self._failed.add((asked.name, asked.zone))
-                    if not isinstance(exc, OfflineError):
-                        self._say(f"{exc}; what is known here is used")
-                    break
-                source.gate.manners.answered()
-                source.gate.keep()
-                for warning in answer.warnings:
-                    self._say(warning)
-                self._repricer.add_values(answer.values)
+        if missing:
+            for answer in self._asker.answers(source, lambda now: _pieces(missing, now)):
+                self._shared.add(answer.values)
                 has_come = has_come or bool(answer.values)
-        finally:
-            source.gate.leave()
-        return has_come
+        return self._shared.known(asked.name, asked.zone, first, last) if has_come else known
 
     def _result(self, task: _Task, priced: Priced) -> tuple[Repriced, Run]:
         run, choice = task.run, task.choice

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from pathlib import Path
 
 import sqlalchemy as sa
 
 from tracker.records import IntensityValue, unix_us_of
 from tracker.store import rows, tables
+from tracker.store.opening import open_for_reading, open_for_writing, store_errors
 from tracker.store.statements import statements_of
 
 _Stretch = tuple[str, str, str, int, int]  # provider, zone, signal, start and end
@@ -105,3 +107,47 @@ def _said(value: IntensityValue) -> IntensityValue:
 def _stretch_of(value: IntensityValue) -> _Stretch:
     assert value.start is not None and value.end is not None
     return value.provider, value.zone, value.signal, unix_us_of(value.start), unix_us_of(value.end)
+
+
+class SharedValues:
+    """What the processes that use a database have learnt of intensities, outside of any run.
+
+    Args:
+        db: a path or an SQLAlchemy URL.
+
+    Raises:
+        StoreError: in all methods, when the database cannot be read or written.
+    """
+
+    def __init__(self, db: str | Path) -> None:
+        self._db = db
+        self._reading = open_for_reading(db)
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a database that can hold them."""
+        return self._reading.version is not None and self._reading.version >= tables.SCHEMA_VERSION
+
+    def known(self, provider: str, zone: str, start: datetime, end: datetime) -> list[IntensityValue]:
+        """As known_values."""
+        if self._reading.version is None:
+            return []
+        with store_errors(self._reading.label), self._reading.engine.connect() as connection:
+            return known_values(connection, provider, zone, start, end)
+
+    def last_fetch(self, provider: str, zone: str) -> Fetch | None:
+        """As last_fetch."""
+        if not self.exists:
+            return None
+        with store_errors(self._reading.label), self._reading.engine.connect() as connection:
+            return last_fetch(connection, provider, zone)
+
+    def add(self, values: Sequence[IntensityValue], zone: str = "", fetch: Fetch | None = None) -> None:
+        """Keep what a source has answered, and when it was asked for a zone."""
+        if not values:
+            return
+        database = open_for_writing(self._db)
+        with store_errors(database.label), database.engine.connect() as connection, connection.begin():
+            add_values(connection, values)
+            if fetch is not None:
+                note_fetch(connection, values[0].provider, zone, fetch)

@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -16,9 +15,8 @@ import numpy as np
 import sqlalchemy as sa
 
 from tracker.emissions import SlotEnergies, is_of_pricing
-from tracker.records import IntensityValue, Run, datetime_of
+from tracker.records import Run, datetime_of
 from tracker.store import rows, tables
-from tracker.store.intensities import add_values, known_values
 from tracker.store.opening import open_for_reading, open_for_writing, store_errors
 from tracker.store.writing import write_new_pricings
 
@@ -107,18 +105,6 @@ class Repricer:
                 )
                 found.update(_by_run(connection.execute(columns).all(), modelled))
         return found
-
-    def known_values(self, provider: str, zone: str, start: datetime, end: datetime) -> list[IntensityValue]:
-        """As intensities.known_values."""
-        if self._reading.version is None:
-            return []
-        with store_errors(self._reading.label), self._reading.engine.connect() as connection:
-            return known_values(connection, provider, zone, start, end)
-
-    def add_values(self, values: Sequence[IntensityValue]) -> None:
-        """Keep what a source has answered."""
-        with self._transaction() as connection:
-            add_values(connection, values)
 
     def write(self, pricings: Sequence[NewPricing], now_unix_us: int) -> None:
         """Make these the pricings that their runs show, all of them or none."""
