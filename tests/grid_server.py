@@ -122,6 +122,8 @@ def grid_server() -> Iterator[GridServer]:
                 except OSError:
                     pass
 
+        do_PUT = do_GET
+
         def log_message(self, *_: object) -> None:
             """Say nothing."""
 

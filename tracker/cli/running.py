@@ -37,7 +37,7 @@ _FORWARDED_SIGNALS: Final = (*_TERMINAL_SIGNALS, "SIGTERM", "SIGHUP", "SIGUSR1",
 @click.option("--name", help="What the run is called; by default the command.")
 @click.option("--project", help="Groups runs (TRACKER_PROJECT).")
 @click.option("--tag", "tags", multiple=True, metavar="NAME=TEXT", help="May be given several times.")
-@click.option("--zone", help='Where the electricity comes from: "FR", "US-CA", "CA-QC" (TRACKER_ZONE).')
+@click.option("--zone", help='Where the electricity comes from: "FR", "US-CA", "cloud" (TRACKER_ZONE).')
 @click.option("--intensity", metavar="G_PER_KWH", help="A constant carbon intensity of your own (TRACKER_INTENSITY).")
 @click.option(
     "--provider", metavar="NAME", help="Whom to ask for the hour's intensity: neso, auto … (TRACKER_PROVIDER)."

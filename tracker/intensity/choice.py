@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +17,7 @@ from tracker.units import GRAMS_PER_KG
 # A grid's yearly mean lies between 20 and 1100 g/kWh; the same in kg/kWh below 2, in lb/MWh up to 2500.
 _LOOKS_LIKE_KG_BELOW: Final = 2.0
 _LOOKS_TOO_HIGH_ABOVE: Final = 2000.0
+CLOUD: Final = "cloud"
 _SAY_THE_ZONE: Final = 'say where it runs: zone="…", TRACKER_ZONE, or an intensity of your own'
 
 
@@ -47,6 +48,7 @@ def choose(
     root: Path = Path("/"),
     intensity_origin: str = "argument intensity_g_per_kwh",
     zone_origin: str = "argument zone",
+    offline: bool = False,
 ) -> IntensityChoice:
     """The intensity of a run, by the order of DESIGN.md, section 6, without providers.
 
@@ -55,17 +57,35 @@ def choose(
 
     Args:
         intensity_g_per_kwh: the user's own value, or None.
-        zone: as the user wrote it, or None.
+        zone: as the user wrote it, or None; "cloud": by the metadata of this machine's cloud.
         environ: for the system time zone.
         root: the folder that holds etc/, for the same.
         intensity_origin: where the value came from, for messages and the record.
         zone_origin: where the zone came from, likewise.
+        offline: the cloud's metadata is not asked.
 
     Raises:
         SettingError: the user's value is negative or not finite.
         UnknownZoneError: no table knows the zone.
     """
-    place = resolve(zone, zone_origin) if zone is not None else None
+    place, unknown = None, ""
+    if zone is not None and zone.strip().casefold() == CLOUD:
+        from tracker.intensity.cloud import cloud_zone  # asks for something, so only where it is wanted
+
+        place, unknown = cloud_zone(environ, offline=offline, origin=zone_origin, root=root)
+    elif zone is not None:
+        place = resolve(zone, zone_origin)
+    chosen = _chosen(intensity_g_per_kwh, place, environ, root, intensity_origin)
+    return replace(chosen, warnings=(f"zone of the cloud: {unknown}", *chosen.warnings)) if unknown else chosen
+
+
+def _chosen(
+    intensity_g_per_kwh: float | None,
+    place: ZoneChoice | None,
+    environ: Mapping[str, str],
+    root: Path,
+    intensity_origin: str,
+) -> IntensityChoice:
     if intensity_g_per_kwh is not None:
         return _users_own(intensity_g_per_kwh, place, intensity_origin)
     if place is None:

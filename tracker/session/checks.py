@@ -10,14 +10,16 @@ from tracker.errors import SettingError, TraceError
 
 
 def check_zone(value: str, origin: str) -> str:
-    """The zone as given, when a table knows it.
+    """The zone as given, when a table knows it or it is to be that of this machine's cloud.
 
     Raises:
         UnknownZoneError: (a ValueError) no table does; the message names near matches.
     """
+    from tracker.intensity.choice import CLOUD
     from tracker.intensity.zone import resolve
 
-    resolve(value, origin=origin)
+    if value.strip().casefold() != CLOUD:
+        resolve(value, origin=origin)
     return value
 
 

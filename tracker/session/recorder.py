@@ -585,6 +585,7 @@ def choice_of(settings: Settings) -> IntensityChoice:
         environ=os.environ,
         intensity_origin=_named(settings.origins.get("intensity_g_per_kwh", ""), "intensity_g_per_kwh"),
         zone_origin=_named(origin, "zone"),
+        offline=settings.offline,
     )
 
 

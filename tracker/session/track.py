@@ -219,7 +219,8 @@ def track(
         name: what the run is called; a decorated function's own name by default.
         project: groups runs.
         tags: short texts by name.
-        zone: where the electricity comes from: "FR", "US-CA", "CA-QC", …
+        zone: where the electricity comes from: "FR", "US-CA", "CA-QC", …; "cloud": by the metadata service of this
+            machine's cloud, which is asked for its region once (0.2 s at most).
         intensity_g_per_kwh: a constant carbon intensity of your own, instead of the bundled tables.
         intensity_file: a CSV or JSON file with a series of your own.
         provider: who is asked for the intensity of the grid while the run goes on: "neso", "electricitymaps", …, or
