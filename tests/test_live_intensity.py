@@ -129,6 +129,45 @@ def test_processes_that_start_at_once_ask_once_between_them(neso):
     assert len({asked.path for asked in neso.asked}) == len(neso.asked)  # no request went out twice
 
 
+def test_processes_with_databases_of_their_own_ask_once_between_them_too(neso, tmp_path):
+    run_until(lambda: neso.asked)
+    asked = len(neso.asked)
+
+    other = run_until(lambda: True, db=tmp_path / "other.db")
+
+    assert other.emissions_g == priced_g(other, 220) and len(neso.asked) == asked
+    folder = tmp_path / "runtime" / "gpu-energy-tracker"
+    (answer,) = folder.glob("*.answer")
+    for broken in (b"", b"{}", b"\xff", b'{"fetch": 1, "values": [{}]}'):
+        answer.write_bytes(broken)
+        again = run_until(lambda: len(neso.asked) > asked, db=tmp_path / f"{len(broken)}.db")
+        assert again.emissions_g == priced_g(again, 220)
+        asked = len(neso.asked)
+
+
+def test_nothing_is_imported_in_the_fetchers_thread(neso):
+    code = """
+import sys, threading, time
+imported = []
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if threading.current_thread().name == "tracker-grid":
+            imported.append(name)
+sys.meta_path.insert(0, Finder())
+import tracker
+with tracker.track("x") as live:
+    deadline = time.monotonic() + 20
+    while live.snapshot().emissions_status != "forecast" and time.monotonic() < deadline:
+        time.sleep(0.02)
+assert live.run.emissions_status == "forecast"
+print(imported)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "[]\n"
+
+
 def test_a_source_that_hangs_costs_neither_start_nor_stop_anything(neso):
     neso.plays(Reply(fault="hang"))
     before_s = time.monotonic()

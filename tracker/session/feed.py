@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -15,7 +16,7 @@ from tracker.errors import OfflineError, ProviderError, SettingError, StoreError
 from tracker.intensity.choice import IntensityChoice
 from tracker.intensity.filling import LONGEST_HOLE, filled
 from tracker.intensity.providers.manners import Manners
-from tracker.records import IntensityValue, unix_us_of
+from tracker.records import IntensityValue, plain, unix_us_of
 from tracker.session.election import PlaceError, RecordLock, private_folder
 from tracker.settings import Settings
 from tracker.store.intensities import Fetch
@@ -90,10 +91,46 @@ class Gate:
         except OSError:
             pass  # the folder is full: each process then remembers for itself
 
+    def share(self, zone: str, values: Sequence[IntensityValue], fetch: Fetch) -> None:
+        """Have the other processes of this machine know an answer, whichever database they write to; in one's turn."""
+        path = self._answer_of(zone)
+        if path is None or self._lock is None or not self._lock.is_ours:
+            return
+        being_written = path.with_suffix(".new")
+        try:
+            text = json.dumps({"fetch": asdict(fetch), "values": plain(values)})
+            being_written.write_text(text, encoding="utf-8")
+            being_written.replace(path)
+        except OSError:
+            pass  # the folder is full: each database then learns for itself
+
+    def shared(self, zone: str) -> tuple[list[IntensityValue], Fetch | None]:
+        """The last answer that a process of this machine has had."""
+        path = self._answer_of(zone)
+        if path is None:
+            return [], None
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            return [_value_of(plain_value) for plain_value in found["values"]], Fetch(**found["fetch"])
+        except (OSError, ValueError, TypeError, KeyError):
+            return [], None  # none yet, or of another version
+
+    def _answer_of(self, zone: str) -> Path | None:
+        digest = hashlib.sha256(zone.encode("utf-8", "backslashreplace")).hexdigest()[:8]
+        return None if self._path is None else self._path.with_name(f"{self._path.stem}-{digest}.answer")
+
     def leave(self) -> None:
         """Give the turn back."""
         if self._lock is not None:
             self._lock.leave()
+
+
+def _value_of(kept: Mapping[str, Any]) -> IntensityValue:
+    instants = {
+        name: None if kept[name] is None else datetime.fromisoformat(kept[name])
+        for name in ("start", "end", "fetched_at")
+    }
+    return IntensityValue(**{**kept, **instants})
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,13 +243,17 @@ class Feed:
 
     def look(self) -> None:
         """Take in what other processes have learnt of this source."""
+        values, self._last = self.source.gate.shared(self._zone)
+        self._keep(values)
         writer = self._writer()
         if writer is None:
             return
         try:
-            found, self._last = writer.known_intensities(self.source.name, self._zone, *self._wanted())
+            found, last = writer.known_intensities(self.source.name, self._zone, *self._wanted())
         except StoreError:
             return  # what is known stays known
+        if last is not None and (self._last is None or last.asked_unix_us > self._last.asked_unix_us):
+            self._last = last
         self._keep(found)
 
     def age_s(self, now: datetime) -> float:
@@ -239,6 +280,7 @@ class Feed:
             self._warn(f"grid {warning}", warning)
         start, end = self._wanted(now)
         self._last = Fetch(unix_us_of(start), unix_us_of(end), unix_us_of(now))
+        self.source.gate.share(self._zone, answer.values, self._last)
         writer, values = self._writer(), answer.values
         if writer is not None:
             with contextlib.suppress(StoreError):  # they come in again with the pricing that uses them
