@@ -140,7 +140,7 @@ def test_processes_with_databases_of_their_own_ask_once_between_them_too(neso, t
     (answer,) = folder.glob("*.answer")
     for broken in (b"", b"{}", b"\xff", b'{"fetch": 1, "values": [{}]}'):
         answer.write_bytes(broken)
-        again = run_until(lambda: len(neso.asked) > asked, db=tmp_path / f"{len(broken)}.db")
+        again = run_until(lambda before=asked: len(neso.asked) > before, db=tmp_path / f"{len(broken)}.db")
         assert again.emissions_g == priced_g(again, 220)
         asked = len(neso.asked)
 
