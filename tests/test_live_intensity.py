@@ -14,6 +14,7 @@ from standin.nvml import Const, Gpu
 
 import tracker
 from tracker.machine import boottime_us
+from tracker.session.fetcher import Fetcher
 
 HALF_HOUR = timedelta(minutes=30)
 TOKEN = "test-token-not-real"
@@ -166,6 +167,18 @@ print(imported)
 
     assert done.returncode == 0, done.stderr
     assert done.stdout == "[]\n"
+
+
+def test_a_fault_of_the_fetcher_ends_it_alone(neso, monkeypatch, caplog):
+    def broken(self, feed):
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(Fetcher, "_serve", broken)
+
+    run = run_until(lambda: any("is not asked for any more" in message for message in caplog.messages))
+
+    assert run.status == "finished" and run.emissions_status == "static" and neso.asked == []
+    assert run.energy_j == pytest.approx(100 * run.duration_s, rel=0.2)
 
 
 def test_a_source_that_hangs_costs_neither_start_nor_stop_anything(neso):

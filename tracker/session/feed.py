@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -215,7 +216,8 @@ def make_source(
 class Feed:
     """What is known of the intensities that a run needs.
 
-    The fetcher's thread calls ask and failed, the writer's the rest; the program's closes it.
+    The fetcher's thread asks and tells the other processes, the writer's thread is the one that meets the database, the
+    program's closes it.
     """
 
     def __init__(self, source: Source, start: datetime, warn: Warn, writer: Callable[[], RunWriter | None]) -> None:
@@ -225,6 +227,7 @@ class Feed:
         self._start = start
         self._warn = warn
         self._writer = writer
+        self._lock = threading.RLock()  # reentrant, as all locks that a handler may meet
         self._values: dict[Any, IntensityValue] = {}
         self._last: Fetch | None = None
 
@@ -238,13 +241,17 @@ class Feed:
             self._read_file(until)
         else:
             self.look()
-        values = list(self._values.values())
+        with self._lock:
+            values = list(self._values.values())
         return [*values, *filled(values, self._start, until)] if values else []
 
+    def look_beside(self) -> None:
+        """Take in what the other processes of this machine have learnt of this source."""
+        values, last = self.source.gate.shared(self._zone)
+        self._keep(values, last)
+
     def look(self) -> None:
-        """Take in what other processes have learnt of this source."""
-        values, self._last = self.source.gate.shared(self._zone)
-        self._keep(values)
+        """Take in what the processes that use this database have learnt of it, on whichever machine."""
         writer = self._writer()
         if writer is None:
             return
@@ -252,40 +259,39 @@ class Feed:
             found, last = writer.known_intensities(self.source.name, self._zone, *self._wanted())
         except StoreError:
             return  # what is known stays known
-        if last is not None and (self._last is None or last.asked_unix_us > self._last.asked_unix_us):
-            self._last = last
-        self._keep(found)
+        self._keep(found, last)
 
     def age_s(self, now: datetime) -> float:
         """How long ago somebody asked the source for what this run needs; infinite: nobody has."""
-        last, (start, _) = self._last, self._wanted(now)
-        if last is None or last.start_unix_us > unix_us_of(start):
+        last = self._last
+        # What lies before the run is there to fill a hole: whoever has begun a moment later has asked for enough.
+        needed = max(self._start, now - FURTHEST_BACK + LONGEST_HOLE)
+        if last is None or last.start_unix_us > unix_us_of(needed):
             return float("inf")
         return (unix_us_of(now) - last.asked_unix_us) / 1e6
 
     def ask(self, now: datetime) -> Answer:
-        """Ask the source; in the fetcher's thread.
+        """Ask the source, and tell the other processes of this machine; in one's turn.
 
         Raises:
             ProviderError: it gives no answer that can be used.
         """
         start, end = self._wanted(now)
-        return self.source.choice.provider.fetch(self._zone, start, end)
+        answer = self.source.choice.provider.fetch(self._zone, start, end)
+        last = Fetch(unix_us_of(start), unix_us_of(end), unix_us_of(now))
+        self.source.gate.share(self._zone, answer.values, last)
+        self._keep(answer.values, last)
+        return answer
 
-    def take(self, answer: Answer, now: datetime) -> None:
+    def take(self, answer: Answer) -> None:
         """Keep what the source has answered, for all who use the database."""
-        if self.is_closed:
-            return
         for warning in answer.warnings:
             self._warn(f"grid {warning}", warning)
-        start, end = self._wanted(now)
-        self._last = Fetch(unix_us_of(start), unix_us_of(end), unix_us_of(now))
-        self.source.gate.share(self._zone, answer.values, self._last)
-        writer, values = self._writer(), answer.values
-        if writer is not None:
-            with contextlib.suppress(StoreError):  # they come in again with the pricing that uses them
-                values = tuple(writer.add_intensities(self.source.name, self._zone, values, self._last))
-        self._keep(values)
+        writer = self._writer()
+        if writer is None or self._last is None:
+            return
+        with contextlib.suppress(StoreError):  # they come in again with the pricing that uses them
+            self._keep(writer.add_intensities(self.source.name, self._zone, answer.values, self._last))
 
     def failed(self, error: ProviderError) -> None:
         """Say that the source gave no answer; once per kind of trouble."""
@@ -316,6 +322,9 @@ class Feed:
         # From before the start: most sources tell a step when it is over, and the last one known stands in.
         return max(self._start - LONGEST_HOLE, now - FURTHEST_BACK), now
 
-    def _keep(self, values: Sequence[IntensityValue]) -> None:
-        for value in values:
-            self._values[value.start, value.end, value.dataset, value.status] = value
+    def _keep(self, values: Sequence[IntensityValue], last: Fetch | None = None) -> None:
+        with self._lock:
+            for value in values:
+                self._values[value.start, value.end, value.dataset, value.status] = value
+            if last is not None and (self._last is None or last.asked_unix_us > self._last.asked_unix_us):
+                self._last = last

@@ -87,14 +87,19 @@ class Fetcher:
         """See to it that the run has the values of now; in how many seconds again, or None: never."""
         gate = feed.source.gate
         if feed.source.is_offline:
+            feed.look_beside()
             self._writer.call(feed.look, _WRITER_PATIENCE_S)
             return feed.period_s
         try:
             if feed.is_closed or not gate.take():
                 return _TURN_S * (1 + self._uniform())
-            self._writer.call(feed.look, _WRITER_PATIENCE_S)
+            feed.look_beside()
             now = datetime.now(UTC)
             age_s = feed.age_s(now)
+            if age_s >= feed.period_s:
+                self._writer.call(feed.look, _WRITER_PATIENCE_S)
+                now = datetime.now(UTC)
+                age_s = feed.age_s(now)
             if age_s < feed.period_s:
                 return (feed.period_s - age_s) * (1 + _SPREAD * self._uniform())
             pause_s = gate.manners.pause_s(now.timestamp())
@@ -120,5 +125,5 @@ class Fetcher:
             return None
         gate.manners.answered()
         gate.keep()
-        self._writer.call(lambda: feed.take(answer, now), _WRITER_PATIENCE_S)
+        self._writer.call(lambda: feed.take(answer), _WRITER_PATIENCE_S)
         return feed.period_s * (1 + _SPREAD * self._uniform())
