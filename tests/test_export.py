@@ -3,16 +3,18 @@
 import csv
 import io
 import json
+from datetime import datetime, timedelta
 
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
-from stored_runs import START, a_full_run, a_run, after, chunks, writer_of
+from stored_runs import ROOT, START, a_full_run, a_run, after, chunks, writer_of
 
 import tracker
 from tracker.cli import cli
-from tracker.records import Slot
+from tracker.records import Mark, Slot, Span
 from tracker.views.export import COLUMNS, Column, device_rows, dictionary_text, run_row, write_csv, write_jsonl
 
 TEXT = (Column("text", "", "any"),)
@@ -26,7 +28,9 @@ def db(tmp_path, monkeypatch):
     for run in (a_full_run(), a_run("second", status="finished", started_at=START, ended_at=START)):
         writer = writer_of(path, run)
         slots = [Slot(0, 1_795_608_000, 7_200 * 10**9, 60_000_000, 250_000), Slot(1, 1_795_608_000, 0, 0, None)]
-        writer.finish(run, chunks(range(60)), slots, after(60.5))
+        span = Span(0, None, "=train", {"epoch": 1}, START, START + timedelta(seconds=9), 9.0, 900.0, 1.0)
+        marks = [Mark(START + timedelta(seconds=n), float(n), {"step": n, "note": "x"}) for n in range(2)]
+        writer.finish(run, chunks(range(60)), slots, after(60.5), spans=[span], marks=marks)
         writer.close()
     return path
 
@@ -51,6 +55,32 @@ def test_every_kind_has_its_columns_in_order_in_both_forms(db):
         for row, line in zip(rows, lines, strict=True):
             for name in names:
                 assert (row[name] == "") == (line[name] in (None, "")), (kind, name)
+
+
+@pytest.mark.parametrize("kind", COLUMNS)
+def test_parquet_holds_the_same_with_types_and_meanings(db, tmp_path, kind):
+    exported(kind, "-o", "out.parquet")
+
+    table = pq.read_table(tmp_path / "out.parquet")
+
+    lines = [json.loads(line) for line in exported(kind, "--format", "jsonl").splitlines()]
+    assert table.num_rows == len(lines) > 0
+    assert table.column_names == [column.name for column in COLUMNS[kind]]
+    for column, field in zip(COLUMNS[kind], table.schema, strict=True):
+        assert field.metadata == {b"unit": column.unit.encode(), b"meaning": column.meaning.encode()}
+        for value, line in zip(table[column.name].to_pylist(), lines, strict=True):
+            told = line[column.name]
+            if isinstance(value, datetime):
+                assert value == datetime.fromisoformat(told)
+            elif isinstance(told, (list, dict)):
+                assert json.loads(value) == told
+            else:
+                assert value == told and type(value) in (type(told), float)
+
+
+def test_what_the_columns_mean_stands_in_the_docs():
+    told = (ROOT / "docs" / "columns.md").read_text()
+    assert told == "\n".join(dictionary_text(kind) for kind in COLUMNS)
 
 
 def test_figures_are_those_of_the_run_and_unknown_is_empty(db):

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, Final
@@ -19,10 +20,16 @@ from tracker.session import past, queries
 from tracker.store.filters import RunFilter
 from tracker.views import export as view
 
-_WRITERS: Final = {"csv": view.write_csv, "jsonl": view.write_jsonl}
+_WRITERS: Final[dict[str, Callable[..., int]]] = {
+    "csv": view.write_csv,
+    "jsonl": view.write_jsonl,
+    "parquet": view.write_parquet,
+}
+_ENDINGS: Final = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+_TOLD_EACH_S: Final = 0.5
 
 
-@click.command(short_help="Runs, devices, slots or samples as CSV or JSON lines.")
+@click.command(short_help="Runs and what they are made of, as CSV, JSON lines or Parquet.")
 @click.argument("kind", type=click.Choice(list(view.COLUMNS)))
 @click.argument("run_ids", metavar="[RUN]…", nargs=-1)
 @click.option("--format", "form", type=click.Choice(list(_WRITERS)), help="By default as FILE ends, else csv.")
@@ -49,7 +56,7 @@ def export(
     dictionary: bool,
     db: str | None,
 ) -> None:
-    """Write runs, their devices, their energy per 5 minutes, or their raw samples, for other programs.
+    """Write runs, their devices, energy per 5 minutes, raw samples, spans, marks or intensities, for other programs.
 
     RUN is an id, the beginning of one, or "last"; without any, all runs that fit the options. With -o FILE what the
     columns mean is written beside it, in FILE.columns.md. Host names are left out unless you say --identify.
@@ -70,15 +77,15 @@ def export(
     if identify:
         columns = (*columns, view.Column("hosts", "", "names of the machines that measured the run"))
     if form is None:
-        form = "jsonl" if output is not None and output.suffix in (".jsonl", ".ndjson") else "csv"
+        form = "csv" if output is None else _ENDINGS.get(output.suffix, "csv")
 
-    def write(file: IO[str]) -> int:
-        return int(_WRITERS[form](rows, columns, file))
+    def write(file: IO[Any]) -> int:
+        return _WRITERS[form](_told(rows), columns, file)
 
     if output is None or str(output) == "-":
-        write(sys.stdout)
+        write(sys.stdout.buffer if form == "parquet" else sys.stdout)
         return
-    count = _written(output, write)
+    count = _written(output, write, is_binary=form == "parquet")
     _written(output.with_name(f"{output.name}.columns.md"), lambda file: file.write(view.dictionary_text(kind)))
     click.echo(f"{count} rows in {output}, their columns in {output.name}.columns.md", err=True)
 
@@ -88,6 +95,12 @@ def _rows(kind: view.Kind, run: Run) -> Iterator[dict[str, Any]]:
         yield view.run_row(run)
     elif kind == "devices":
         yield from view.device_rows(run)
+    elif kind == "spans":
+        yield from view.span_rows(run)
+    elif kind == "marks":
+        yield from view.mark_rows(run)
+    elif kind == "intensities":
+        yield from view.intensity_rows(run)
     else:
         reader = past.reader_with(run)
         if kind == "slots":
@@ -103,13 +116,28 @@ def _hosts(run: Run, identify: bool) -> dict[str, Any]:
     return {"hosts": sorted({segment.host for segment in past.reader_with(run).segments(run.id)})}
 
 
-def _written(path: Path, write: Callable[[IO[str]], int]) -> int:
+def _told(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The rows, with how many there were so far on a terminal."""
+    if not sys.stderr.isatty():
+        yield from rows
+        return
+    told_s = time.monotonic()
+    for count, row in enumerate(rows, start=1):
+        yield row
+        if time.monotonic() - told_s > _TOLD_EACH_S:
+            told_s = time.monotonic()
+            click.echo(f"\r{count} rows", nl=False, err=True)
+    click.echo("\r" + " " * 30 + "\r", nl=False, err=True)
+
+
+def _written(path: Path, write: Callable[[IO[Any]], int], *, is_binary: bool = False) -> int:
     """Write a file as a whole or not at all: an interruption leaves what was there before."""
     try:
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
             # newline="": csv writes its own ends of lines.
-            with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            text: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
+            with os.fdopen(descriptor, "wb" if is_binary else "w", **({} if is_binary else text)) as file:
                 count = write(file)
             umask = os.umask(0)
             os.umask(umask)

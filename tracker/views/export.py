@@ -1,4 +1,4 @@
-"""Runs, devices, slots and samples as rows for other programs: CSV or JSON lines, with a dictionary of the columns.
+"""Runs and what they are made of as rows for other programs: CSV, JSON lines or Parquet, with what the columns mean.
 
 Units stand in the names. What is unknown is empty in CSV and null in JSON, never 0.
 """
@@ -8,11 +8,13 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
+from itertools import islice
 from typing import IO, Any, Final, Literal
 
-from tracker.records import Device, Run, Samples, Slot, datetime_of
+from tracker.errors import SettingError
+from tracker.records import Device, Run, Samples, Slot, datetime_of, plain
 from tracker.units import (
     MICROJOULES_PER_J,
     MICROSECONDS_PER_S,
@@ -21,9 +23,11 @@ from tracker.units import (
 )
 from tracker.views.listing import devices_text, mean_power_w
 
-Kind = Literal["runs", "devices", "slots", "samples"]
+Kind = Literal["runs", "devices", "slots", "samples", "spans", "marks", "intensities"]
+Form = Literal["text", "number", "integer", "instant", "flag"]
 Row = dict[str, Any]
 
+_ROWS_AT_ONCE: Final = 65_536
 # A spreadsheet takes a cell that begins so for a formula, and may run it.
 _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
 
@@ -36,7 +40,20 @@ class Column:
     unit: str
     meaning: str
 
+    @property
+    def form(self) -> Form:
+        """Of its values; lists and objects are JSON text."""
+        if self.unit == "UTC":
+            return "instant"
+        if self.name in _INTEGERS:
+            return "integer"
+        if self.name.startswith("is_"):
+            return "flag"
+        return "number" if self.unit or self.name in _RATIOS else "text"
 
+
+_INTEGERS: Final = frozenset({"device_index", "position", "slots", "boottime_us"})
+_RATIOS: Final = frozenset({"pue", "coverage", "raw_value"})
 _RUN_ID: Final = Column("run_id", "", "the run")
 _DEVICE: Final = (
     Column("device_index", "", "the device's number in the run"),
@@ -61,6 +78,8 @@ COLUMNS: Final[Mapping[Kind, tuple[Column, ...]]] = {
         Column("energy_modelled_j", "J", "modelled IT energy, of parts that no meter reads; not part of energy_j"),
         Column("emissions_g", "g CO2e", "of energy_j: slot by slot × intensity × PUE"),
         Column("emissions_modelled_g", "g CO2e", "of energy_modelled_j, likewise"),
+        Column("emissions_status", "", "of the worst value in them: static, forecast, estimated, provisional or final"),
+        Column("emissions_apart", "", "on another basis or marginal, in no sum with emissions_g, as a JSON array"),
         Column("pue", "", "power usage effectiveness in the emissions; 1: IT energy only"),
         Column("coverage", "", "share of measured device × time whose energy is known"),
         Column("zone", "", "where the electricity is taken to come from"),
@@ -105,6 +124,49 @@ COLUMNS: Final[Mapping[Kind, tuple[Column, ...]]] = {
         Column("power_average_w", "W", "the device's own mean of it (NVML: over 1 s)"),
         Column("counter_j", "J", "energy counter as read: it wraps and restarts; judge it as README tells"),
     ),
+    "spans": (
+        _RUN_ID,
+        Column("span_id", "", "the span's number in the run"),
+        Column("parent_id", "", "the number of the span around it"),
+        Column("name", "", "the span's name"),
+        Column("attributes", "", "what it was given, as a JSON object"),
+        Column("started_at", "UTC", "start, ISO 8601"),
+        Column("ended_at", "UTC", "end, ISO 8601"),
+        Column("duration_s", "s", "from start to end"),
+        Column("energy_j", "J", "measured energy of the machine in it; spans side by side hold the same energy"),
+        Column("coverage", "", "share of it whose energy is known"),
+    ),
+    "marks": (
+        _RUN_ID,
+        Column("time", "UTC", "instant of the mark, ISO 8601"),
+        Column("elapsed_s", "s", "time since the start of the run"),
+        Column("values", "", "what was marked, as a JSON object"),
+    ),
+    "intensities": (
+        _RUN_ID,
+        Column("position", "", "the use's number in the run's pricing"),
+        Column("zone", "", "where the value holds"),
+        Column("zone_origin", "", "setting, cloud, guessed or world"),
+        Column("start", "UTC", "it holds from then, ISO 8601; empty: at any time"),
+        Column("end", "UTC", "it holds until then, ISO 8601"),
+        Column("intensity_g_per_kwh", "g/kWh", "carbon intensity"),
+        Column("energy_j", "J", "measured energy that it priced"),
+        Column("energy_modelled_j", "J", "modelled energy that it priced"),
+        Column("slots", "", "5-minute slots that it priced some of"),
+        Column("signal", "", "average, or marginal: the same energy once more, in no sum with the average"),
+        Column("basis", "", "lifecycle, direct or unknown"),
+        Column("accounting", "", "production, consumption, marginal, user or unknown"),
+        Column("status", "", "static, forecast, estimated, provisional or final"),
+        Column("provider", "", "who says so"),
+        Column("dataset", "", "of the provider"),
+        Column("year", "", "of a yearly value"),
+        Column("fetched_at", "UTC", "when it was asked for, ISO 8601"),
+        Column("licence", "", "of the value"),
+        Column("source", "", "where it was published"),
+        Column("raw_value", "", "as the source gave it, in raw_unit"),
+        Column("raw_unit", "", "unit of raw_value"),
+        Column("note", "", "what must be known of it"),
+    ),
 }
 
 
@@ -127,6 +189,8 @@ def run_row(run: Run) -> Row:
         "energy_modelled_j": run.energy_modelled_j,
         "emissions_g": run.emissions_g,
         "emissions_modelled_g": run.emissions_modelled_g,
+        "emissions_status": run.emissions_status,
+        "emissions_apart": plain(run.emissions_apart),
         "pue": run.pue,
         "coverage": run.coverage,
         "zone": run.zone.zone if run.zone else None,
@@ -200,6 +264,44 @@ def sample_rows(run_id: str, device_index: int, samples: Samples) -> Iterator[Ro
         }
 
 
+def span_rows(run: Run) -> Iterator[Row]:
+    """The spans of a run as rows of COLUMNS["spans"]."""
+    for span in run.spans:
+        yield {
+            "run_id": run.id,
+            "span_id": str(span.id),
+            "parent_id": None if span.parent_id is None else str(span.parent_id),
+            "name": span.name,
+            "attributes": plain(span.attributes),
+            "started_at": span.started_at,
+            "ended_at": span.ended_at,
+            "duration_s": span.duration_s,
+            "energy_j": span.energy_j,
+            "coverage": span.coverage,
+        }
+
+
+def mark_rows(run: Run) -> Iterator[Row]:
+    """The marks of a run as rows of COLUMNS["marks"]."""
+    for mark in run.marks:
+        yield {"run_id": run.id, "time": mark.at, "elapsed_s": mark.elapsed_s, "values": plain(mark.values)}
+
+
+def intensity_rows(run: Run) -> Iterator[Row]:
+    """What priced a run as rows of COLUMNS["intensities"]."""
+    for position, use in enumerate(run.intensity):
+        yield {
+            **{field.name: getattr(use.value, field.name) for field in fields(use.value)},
+            "run_id": run.id,
+            "position": position,
+            "zone_origin": use.zone_origin,
+            "energy_j": use.energy_j,
+            "energy_modelled_j": use.energy_modelled_j,
+            "slots": use.slots,
+            "year": None if use.value.year is None else str(use.value.year),
+        }
+
+
 def _identity(run_id: str, device_index: int, device: Device) -> Row:
     return {
         "run_id": run_id,
@@ -234,11 +336,50 @@ def write_jsonl(rows: Iterable[Row], columns: Sequence[Column], file: IO[str]) -
     return count
 
 
+def write_parquet(rows: Iterable[Row], columns: Sequence[Column], file: IO[bytes]) -> int:
+    """Write rows as Parquet, typed, with unit and meaning of each column in its metadata; how many.
+
+    Raises:
+        SettingError: pyarrow is not installed.
+    """
+    try:
+        import pyarrow as pa
+        from pyarrow import parquet
+    except ImportError as exc:
+        raise SettingError('Parquet needs pyarrow: pip install "gpu-energy-tracker[parquet]"') from exc
+    types = {
+        "text": pa.string(),
+        "number": pa.float64(),
+        "integer": pa.int64(),
+        "instant": pa.timestamp("us", tz="UTC"),
+        "flag": pa.bool_(),
+    }
+    schema = pa.schema(
+        pa.field(column.name, types[column.form], metadata={"unit": column.unit, "meaning": column.meaning})
+        for column in columns
+    )
+    count = 0
+    with parquet.ParquetWriter(file, schema, compression="zstd") as writer:
+        some = iter(rows)
+        while batch := list(islice(some, _ROWS_AT_ONCE)):
+            values = [[_typed(row[column.name], column.form) for row in batch] for column in columns]
+            arrays = [pa.array(value, field.type) for value, field in zip(values, schema, strict=True)]
+            writer.write_batch(pa.record_batch(arrays, schema=schema))
+            count += len(batch)
+    return count
+
+
+def _typed(value: Any, form: Form) -> Any:
+    if form != "text" or value is None or isinstance(value, str):
+        return value if not isinstance(value, str) else value.encode("utf-8", "backslashreplace").decode()
+    return json.dumps(value)
+
+
 def dictionary_text(kind: Kind) -> str:
     """The columns of an export as Markdown: name, unit, meaning."""
     lines = [f"# Columns of the export of {kind}", "", "| column | unit | meaning |", "|---|---|---|"]
     lines += [f"| `{column.name}` | {column.unit} | {column.meaning} |" for column in COLUMNS[kind]]
-    lines += ["", "Unknown is empty in CSV and null in JSON, never 0. Times are UTC.", ""]
+    lines += ["", "Unknown is empty in CSV and null in JSON and Parquet, never 0. Times are UTC.", ""]
     return "\n".join(lines)
 
 
