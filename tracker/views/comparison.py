@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from tracker.comparison import Comparison
@@ -18,37 +19,68 @@ _SECONDS_PER_HOUR: Final = 3_600
 Row = tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A table of a comparison: its titles, its rows, and from which column on they are figures."""
+
+    titles: Row
+    rows: tuple[Row, ...]
+    right_from: int
+
+    @property
+    def right(self) -> list[int]:
+        """The columns that are aligned to the right."""
+        return [at for at in range(self.right_from, len(self.titles)) if self.titles[at] != "method"]
+
+
 def comparison_text(comparison: Comparison, width: int = 80) -> str:
     """Runs side by side, each as a multiple of the first, why they differ, and what stands against comparing them."""
-    runs = comparison.runs
-    if not runs:
+    if not comparison.runs:
         return "no runs"
-    ids = short_ids(runs)
-    titles = ("id", "name", "lasted", "", "energy", "", "CO2e", "", "intensity", "cover")
-    lines = table([titles, *dashed(_totals(runs, ids))], width=width, flexible=(1,), right=range(2, len(titles)))
-    lines.extend(wrap(f"x: times the first; {FIGURES}", width))
-    names = [ids[run.id] for run in runs]
-    for title, rows, right_from in (
+    lines: list[str] = []
+    for at, part in enumerate(comparison_parts(comparison)):
+        if at:
+            lines.append("")
+        lines.extend(table([part.titles, *part.rows], width=width, flexible=(0 if at else 1,), right=part.right))
+        if not at:
+            lines.extend(wrap(f"x: times the first; {FIGURES}", width))
+    notes, differing = comparison_notes(comparison)
+    for note in notes:
+        lines.extend(wrap(note, width))
+    for at, line in enumerate(differing):
+        if not at and line.startswith("differs"):
+            lines.append("")
+        lines.extend(wrap(line, width))
+    return "\n".join(lines)
+
+
+def comparison_parts(comparison: Comparison) -> Iterator[Part]:
+    """The tables: of the runs whole, then by device, phase and unit of progress, and why emissions differ."""
+    ids = short_ids(comparison.runs)
+    names = [ids[run.id] for run in comparison.runs]
+    for titles, rows, right_from in (
+        (
+            ("id", "name", "lasted", "", "energy", "", "CO2e", "", "intensity", "cover"),
+            _totals(comparison.runs, ids),
+            2,
+        ),
         (("device", "id", "", "energy", "", "power", "cover", "method"), _devices(comparison, names), 3),
         (("phase", "id", "spans", "lasted", "energy", "", "power", "CO2e", "intensity"), _phases(comparison, names), 2),
         (("for each", "id", "of", "energy", "", "CO2e", ""), _units(comparison, names), 2),
         (("CO2e", "id", "difference", "by energy", "PUE", "place", "time"), _reasons(comparison, ids), 2),
     ):
-        found = list(rows)
+        found = tuple(map(tuple, dashed(rows)))
         if found:
-            right = [at for at in range(right_from, len(title)) if title[at] != "method"]
-            lines.append("")
-            lines.extend(table([title, *dashed(found)], width=width, flexible=(0,), right=right))
-    for note in _notes(comparison, ids):
-        lines.extend(wrap(note, width))
-    differing = [f"{what}: {_by_run(values, names)}" for what, values in _differing(comparison)]
-    if differing:
-        lines.append("")
-    for line in differing:
-        lines.extend(wrap(f"differs: {line}", width))
-    for caveat in _caveats(runs, ids):
-        lines.extend(wrap(f"not alike: {caveat}", width))
-    return "\n".join(lines)
+            yield Part(titles, found, right_from)
+
+
+def comparison_notes(comparison: Comparison) -> tuple[list[str], list[str]]:
+    """What must be known of the figures; and what differs, with what stands against comparing the runs."""
+    ids = short_ids(comparison.runs)
+    names = [ids[run.id] for run in comparison.runs]
+    differing = [f"differs: {what}: {_by_run(values, names)}" for what, values in _differing(comparison)]
+    differing += [f"not alike: {caveat}" for caveat in _caveats(comparison.runs, ids)]
+    return list(_notes(comparison, ids)), differing
 
 
 def _totals(runs: Sequence[Run], ids: dict[str, str]) -> Iterator[Row]:

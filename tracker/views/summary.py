@@ -46,7 +46,7 @@ _ALIKE_WITHIN: Final = 0.1  # devices whose energy is this near to their mean ar
 
 
 @dataclass(frozen=True, slots=True)
-class _Section:
+class Section:
     """A labelled part of the summary: paragraphs, then rows of devices."""
 
     label: str
@@ -61,7 +61,7 @@ def summary_text(run: Run, width: int = 80) -> str:
         run: finished or not.
         width: in columns of the terminal; no line is longer, but where a width below 40 leaves no room.
     """
-    sections = _sections(run)
+    sections = sections_of(run)
     # The devices of all sections stand in the same columns.
     rows = [row for section in sections for row in section.rows]
     laid_out = iter(table(rows, width=width - _ROW_INDENT, flexible=(1,), right=(3, 4, 5)))
@@ -79,7 +79,7 @@ def summary_text(run: Run, width: int = 80) -> str:
 def summary_html(run: Run) -> str:
     """The summary as an HTML table, every text escaped."""
     out = ['<table class="tracker-run" style="text-align: left">']
-    for section in _sections(run):
+    for section in sections_of(run):
         lines = "<br>".join(html.escape(line) for line in section.lines)
         out.append(f'<tr><th scope="row" style="vertical-align: top">{section.label}</th><td>{lines}')
         if section.rows:
@@ -100,21 +100,21 @@ def pue_text(pue: float) -> str:
     return "PUE 1.0 (IT energy only)" if pue == 1 else f"PUE {pue:g}"
 
 
-def _sections(run: Run) -> list[_Section]:
-    sections = [_Section("run", _identity(run)), _Section("status", [_status(run)])]
+def sections_of(run: Run) -> list[Section]:
+    sections = [Section("run", _identity(run)), Section("status", [_status(run)])]
     if run.is_replayed:
-        sections.append(_Section("replayed", ["a recorded trace stood in for the hardware: not this machine's energy"]))
+        sections.append(Section("replayed", ["a recorded trace stood in for the hardware: not this machine's energy"]))
     if run.status == "disabled":
         return sections
-    sections.append(_Section("measured", [_measured(run)], _rows(d for d in run.devices if d.method != "model")))
+    sections.append(Section("measured", [_measured(run)], _rows(d for d in run.devices if d.method != "model")))
     if run.energy_modelled_j is not None:
-        sections.append(_Section("modelled", [_modelled(run)], _rows(d for d in run.devices if d.method == "model")))
-    sections.append(_Section("emissions", list(_emissions(run))))
-    sections.append(_Section("intensity", list(_intensity(run))))
-    sections.append(_Section("not measured", list(_not_measured(run))))
-    sections.append(_Section("notes", list(_notes(run.devices))))
-    sections.append(_Section("noted", [f"{note.at:%Y-%m-%d}: {printable(note.text)}" for note in run.notes]))
-    sections.append(_Section("warnings", [printable(warning) for warning in run.warnings]))
+        sections.append(Section("modelled", [_modelled(run)], _rows(d for d in run.devices if d.method == "model")))
+    sections.append(Section("emissions", list(_emissions(run))))
+    sections.append(Section("intensity", list(_intensity(run))))
+    sections.append(Section("not measured", list(_not_measured(run))))
+    sections.append(Section("notes", list(_notes(run.devices))))
+    sections.append(Section("noted", [f"{note.at:%Y-%m-%d}: {printable(note.text)}" for note in run.notes]))
+    sections.append(Section("warnings", [printable(warning) for warning in run.warnings]))
     return [section for section in sections if section.lines]
 
 
