@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tracker.records import Samples
+from tracker.records import DeviceEnergy, Samples
 from tracker.units import MILLIWATTS_PER_W
 
 if TYPE_CHECKING:
@@ -31,6 +31,41 @@ class Curve:
     least_w: FloatColumn
     most_w: FloatColumn
     mean_w: FloatColumn
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SlotCurves:
+    """The measured energy of a run's devices together, slot by slot.
+
+    Attributes:
+        start_s: (k,) int64, seconds since 1970.
+        slot_s: length of a slot.
+        energy_j: (k,) float64.
+        emissions_g: (k,) float64; NaN where no intensity is known.
+        intensity_g_per_kwh: (k,) float64, of the slot's energy; NaN likewise.
+    """
+
+    start_s: IntColumn
+    slot_s: int
+    energy_j: FloatColumn
+    emissions_g: FloatColumn
+    intensity_g_per_kwh: FloatColumn
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunCurves:
+    """What a picture of a run shows.
+
+    Attributes:
+        devices: those with readings, each with its power.
+        slots: None where no energy is settled.
+        start_us, end_us: of the run, µs since 1970.
+    """
+
+    devices: tuple[tuple[DeviceEnergy, Curve], ...]
+    slots: SlotCurves | None
+    start_us: int
+    end_us: int
 
 
 def reduced(unix_us: IntColumn, power_w: FloatColumn, start_us: int, end_us: int, columns: int) -> Curve:

@@ -25,6 +25,7 @@ _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "intensity": ("tracker.cli.intensity", "intensity"),
     "doctor": ("tracker.cli.doctor", "doctor"),
     "export": ("tracker.cli.export", "export"),
+    "report": ("tracker.cli.report", "report"),
     "tag": ("tracker.cli.editing", "tag_run"),
     "note": ("tracker.cli.editing", "note_run"),
     "delete": ("tracker.cli.editing", "delete"),

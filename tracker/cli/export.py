@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,8 +10,8 @@ from typing import IO, Any, Final
 
 import click
 
+from tracker.cli.files import written
 from tracker.cli.options import database, db_option, tag
-from tracker.errors import StoreError
 from tracker.records import Run
 from tracker.session import past, queries
 from tracker.store.filters import RunFilter
@@ -85,8 +82,8 @@ def export(
     if output is None or str(output) == "-":
         write(sys.stdout.buffer if form == "parquet" else sys.stdout)
         return
-    count = _written(output, write, is_binary=form == "parquet")
-    _written(output.with_name(f"{output.name}.columns.md"), lambda file: file.write(view.dictionary_text(kind)))
+    count = written(output, write, is_binary=form == "parquet")
+    written(output.with_name(f"{output.name}.columns.md"), lambda file: file.write(view.dictionary_text(kind)))
     click.echo(f"{count} rows in {output}, their columns in {output.name}.columns.md", err=True)
 
 
@@ -128,25 +125,3 @@ def _told(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             told_s = time.monotonic()
             click.echo(f"\r{count} rows", nl=False, err=True)
     click.echo("\r" + " " * 30 + "\r", nl=False, err=True)
-
-
-def _written(path: Path, write: Callable[[IO[Any]], int], *, is_binary: bool = False) -> int:
-    """Write a file as a whole or not at all: an interruption leaves what was there before."""
-    try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            # newline="": csv writes its own ends of lines.
-            text: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
-            with os.fdopen(descriptor, "wb" if is_binary else "w", **({} if is_binary else text)) as file:
-                count = write(file)
-            umask = os.umask(0)
-            os.umask(umask)
-            Path(temporary).chmod(0o666 & ~umask)
-            Path(temporary).replace(path)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                Path(temporary).unlink()
-            raise
-    except OSError as exc:
-        raise StoreError(f"{path}: {exc.strerror or exc}; nothing was written") from exc
-    return count

@@ -1,0 +1,58 @@
+"""What a picture of a run shows: its power by device, and its intensity and emissions by slot, on one time axis."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tracker.curves import RunCurves, SlotCurves, power_of, reduced
+from tracker.emissions import SLOT_S, SlotEnergies, Timeline, price
+from tracker.records import DeviceKind, Run, Samples, datetime_of, unix_us_of
+from tracker.store.reading import RunReader
+from tracker.units import JOULES_PER_KWH, MICROSECONDS_PER_S, TWICE_NANOJOULES_PER_J
+
+COLUMNS = 1200  # more than a printed page shows
+
+
+def curves_of(run: Run, columns: int = COLUMNS) -> RunCurves:
+    """A stored or ended run as a picture shows it; without raw samples, as after `tracker db prune`, by its slots."""
+    if run.started_at is None:
+        return RunCurves((), None, 0, 0)
+    start_us = unix_us_of(run.started_at)
+    end_us = start_us + max(1, round(run.duration_s * MICROSECONDS_PER_S))
+    by_device: dict[tuple[DeviceKind, str], list[Samples]] = {}
+    for samples in run.samples():
+        by_device.setdefault((samples.device.kind, samples.device.key), []).append(samples)
+    found = []
+    for device in run.devices:
+        unix_us, power_w = power_of(by_device.get((device.kind, device.key), []))
+        if len(unix_us):
+            found.append((device, reduced(unix_us, power_w, start_us, end_us, columns)))
+    return RunCurves(tuple(found), _slots(run), start_us, end_us)
+
+
+def _slots(run: Run) -> SlotCurves | None:
+    """Measured energy of all devices, and what it emitted, by slot."""
+    slots = run.source.slots(run.id) if isinstance(run.source, RunReader) else []
+    modelled = {index for index, device in enumerate(run.devices) if device.method == "model"}
+    measured = [slot for slot in slots if slot.device_index not in modelled]
+    energies = SlotEnergies.of(measured)
+    if not len(energies.start_s) or run.started_at is None:
+        return None
+    values = [use.value for use in run.intensity if use.value.signal == "average"]
+    dated = [value for value in values if value.start is not None]
+    always = [value for value in values if value.start is None]
+    start, covered = run.started_at, round(run.duration_s * MICROSECONDS_PER_S)
+    emissions = price(
+        energies,
+        Timeline.of(dated, always[-1] if always else None),
+        pue=run.pue,
+        covered=(start, datetime_of(unix_us_of(start) + max(1, covered))),
+    )
+    starts = sorted(set(energies.start_s.tolist()))
+    place = np.searchsorted(starts, energies.start_s)
+    energy_j, emissions_g = np.zeros((2, len(starts)))
+    np.add.at(energy_j, place, energies.twice_energy_nj / TWICE_NANOJOULES_PER_J)
+    np.add.at(emissions_g, place, emissions.slot_g)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        intensity = np.where(energy_j > 0, emissions_g / (energy_j / JOULES_PER_KWH * run.pue), np.nan)
+    return SlotCurves(np.array(starts, dtype=np.int64), SLOT_S, energy_j, emissions_g, intensity)
