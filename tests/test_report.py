@@ -9,11 +9,11 @@ import subprocess
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from html.parser import HTMLParser
 from xml.etree import ElementTree as ET
 
 import pytest
 from click.testing import CliRunner
+from html_page import Page
 from stored_runs import START, a_full_run, a_run, after, chunks, writer_of
 
 import tracker
@@ -58,24 +58,6 @@ def report(*arguments: str, code: int = 0) -> str:
     result = CliRunner().invoke(cli, ["report", *arguments])
     assert result.exit_code == code, (result.output, result.exception)
     return result.output
-
-
-class Page(HTMLParser):
-    """The tags, the texts and the addresses of a page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.texts: list[str] = []
-        self.addresses: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.addresses += [value for name, value in attributes if name in ("src", "href", "action", "data")]
-
-    def handle_data(self, data):
-        self.texts.append(data)
 
 
 @pytest.mark.parametrize("ids", [["run-1"], ["hostile"], ["hostile", "run-1", "empty"], ["empty"]])
@@ -173,7 +155,7 @@ main(["report", "run-1", "-o", "x.html"])
 
 def test_both_forms_hold_the_same_headings_and_cells(db):
     runs = (tracker.get("run-1"), tracker.get("hostile"))
-    blocks = report_of(runs, tracker.compare(*runs), {}, datetime(2026, 11, 25, tzinfo=UTC))
+    blocks = report_of(runs, tracker.compare(*runs), {}, datetime(2026, 11, 25, tzinfo=UTC), "0.1")
 
     markdown, page = markdown_of(blocks), Page(html_of(blocks))
 

@@ -179,6 +179,14 @@ class Comparison:
     def __str__(self) -> str:
         return self.text()
 
+    def _repr_html_(self) -> str:
+        from tracker.views.report import comparison_html
+
+        return comparison_html(self)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(self.text())
+
     def text(self, width: int = 80) -> str:
         """As a table for a terminal of this width."""
         from tracker.views.comparison import comparison_text

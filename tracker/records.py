@@ -437,6 +437,26 @@ class Run:
 
         return summary_html(self)
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(self.summary())  # what IPython shows in a terminal
+
+
+class Runs(list[Run]):
+    """Several runs: a list that prints as a table."""
+
+    def __str__(self) -> str:
+        from tracker.views.listing import runs_table
+
+        return runs_table(self)
+
+    def _repr_html_(self) -> str:
+        from tracker.views.report import runs_html
+
+        return runs_html(self)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(str(self))
+
 
 @dataclass(frozen=True, slots=True)
 class Total:

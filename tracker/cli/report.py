@@ -10,6 +10,7 @@ from typing import IO, Any, Final
 
 import click
 
+from tracker import __version__
 from tracker.cli.files import written
 from tracker.cli.options import database, db_option, json_of
 from tracker.errors import SettingError
@@ -78,7 +79,7 @@ def _writer(form: str, runs: list[Run], comparison: Any) -> Callable[[IO[Any]], 
                 pictures[run.id] = picture
         if sys.stderr.isatty() and len(runs) > 1:
             click.echo("\r" + " " * 30 + "\r", nl=False, err=True)
-    blocks = report.report_of(runs, comparison, pictures, datetime.now(UTC))
+    blocks = report.report_of(runs, comparison, pictures, datetime.now(UTC), __version__)
     rendered = report.html_of(blocks) if form == ".html" else report.markdown_of(blocks)
     return lambda file: file.write(rendered)
 

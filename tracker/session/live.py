@@ -13,6 +13,8 @@ from tracker.records import Run, RunStatus
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tracker.session.displaying import Display
+
 logger = logging.getLogger(__name__)
 
 # The innermost open span of this thread or task: (identity of its run, span id).
@@ -99,6 +101,16 @@ class LiveRun:
         if name.startswith("_") or not hasattr(Run, name):
             raise AttributeError(f"a run has no {name!r}")
         return getattr(self.snapshot(), name)
+
+    def display(self, interval_s: float = 2.0) -> Display:
+        """Show the run below this cell of a notebook, brought up to date in place until it ends.
+
+        Raises:
+            SettingError: there is no IPython.
+        """
+        from tracker.session.displaying import Display
+
+        return Display(self, interval_s).open()
 
     def _repr_html_(self) -> str:
         return self.snapshot()._repr_html_()

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from tracker.comparison import Comparison, ZoneMean, dated_sources, own_uses, stretch_of, zone_mean
 from tracker.errors import SettingError
-from tracker.records import Run, RunStatus, Total
+from tracker.records import Run, Runs, RunStatus, Total
 from tracker.session.past import get, readers
 from tracker.store.filters import Order, RunFilter, When, page_of
 from tracker.store.reading import EVERY_RUN, NEWEST_FIRST, RunReader
@@ -39,7 +39,7 @@ def runs(
     limit: int | None = DEFAULT_LIMIT,
     offset: int = 0,
     db: str | Path | None = None,
-) -> list[Run]:
+) -> Runs:
     """The runs that fit all that is given, newest first or in another order.
 
     Args:
@@ -79,7 +79,7 @@ def runs(
         min_emissions_g=min_emissions_g,
         max_emissions_g=max_emissions_g,
     )
-    return page(wanted, Order(sort, reverse), limit=limit, offset=offset, db=db)
+    return Runs(page(wanted, Order(sort, reverse), limit=limit, offset=offset, db=db))
 
 
 def totals(*, by: str | Sequence[str] = (), db: str | Path | None = None, **wanted: Any) -> list[Total]:

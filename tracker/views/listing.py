@@ -61,15 +61,8 @@ def runs_table(runs: Sequence[Run], width: int = 80, columns: Sequence[str] = ()
     """
     if not runs:
         return "no runs"
-    ids = short_ids(runs)
     chosen = columns or (WIDE_COLUMNS if width >= _WIDE else DEFAULT_COLUMNS)
-    shown: list[tuple[str, ListColumn, list[str]]] = []
-    for name in chosen:
-        column = LIST_COLUMNS[name]
-        cells = column.cells(runs)
-        # What was not asked for by name is left out where no run has it.
-        if columns or any(cell not in ("", amounts.UNKNOWN) for cell in cells) or name in ("energy", "emissions"):
-            shown.append((_started(runs)[0] if name == "started" else column.title, column, cells))
+    shown = _shown(runs, chosen, are_all=bool(columns))
     lines = table(
         [
             [title for title, _, _ in shown],
@@ -79,9 +72,28 @@ def runs_table(runs: Sequence[Run], width: int = 80, columns: Sequence[str] = ()
         flexible=[at for at, (_, column, _) in enumerate(shown) if column.is_text],
         right=[at for at, (_, column, _) in enumerate(shown) if column.is_right],
     )
-    for note in _list_notes(runs, ids, chosen):
+    for note in list_notes(runs, chosen):
         lines.extend(wrap(note, width))
     return "\n".join(lines)
+
+
+def runs_grid(runs: Sequence[Run]) -> tuple[list[str], list[list[str]], list[int]]:
+    """The titles and rows of the list, and which of its columns are figures, for a view as wide as it needs."""
+    shown = _shown(runs, WIDE_COLUMNS, are_all=False)
+    rows = dashed(zip(*(cells for _, _, cells in shown), strict=True))
+    right = [at for at, (_, column, _) in enumerate(shown) if column.is_right]
+    return [title for title, _, _ in shown], list(rows), right
+
+
+def _shown(runs: Sequence[Run], chosen: Sequence[str], *, are_all: bool) -> list[tuple[str, ListColumn, list[str]]]:
+    """Title, column and cells of those columns that hold something, or of all."""
+    shown: list[tuple[str, ListColumn, list[str]]] = []
+    for name in chosen:
+        column = LIST_COLUMNS[name]
+        cells = column.cells(runs)
+        if are_all or any(cell not in ("", amounts.UNKNOWN) for cell in cells) or name in ("energy", "emissions"):
+            shown.append((_started(runs)[0] if name == "started" else column.title, column, cells))
+    return shown
 
 
 def mean_power_w(run: Run) -> float | None:
@@ -135,7 +147,9 @@ def _started(runs: Sequence[Run]) -> tuple[str, list[str]]:
     return heading, [format(start, pattern) if start is not None else amounts.UNKNOWN for start in starts]
 
 
-def _list_notes(runs: Sequence[Run], ids: dict[str, str], columns: Sequence[str]) -> Iterator[str]:
+def list_notes(runs: Sequence[Run], columns: Sequence[str]) -> Iterator[str]:
+    """What the figures of the list leave out."""
+    ids = short_ids(runs)
     if not {"energy", "emissions", "coverage"}.isdisjoint(columns):
         yield FIGURES
     if not {"energy_modelled", "emissions_modelled"}.isdisjoint(columns):

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from tracker import __version__
 from tracker.comparison import Comparison, phases_of, units_of
 from tracker.records import DeviceEnergy, Run
 from tracker.views import amounts
 from tracker.views.comparison import comparison_notes, comparison_parts
-from tracker.views.listing import name_of
+from tracker.views.listing import FIGURES, WIDE_COLUMNS, list_notes, name_of, runs_grid
 from tracker.views.summary import KIND_LABELS, beside_label, sections_of
 from tracker.views.tables import printable
 
@@ -56,17 +55,17 @@ Block = Heading | Paragraph | Grid | Picture
 
 
 def report_of(
-    runs: Sequence[Run], comparison: Comparison | None, pictures: Mapping[str, bytes], at: datetime
+    runs: Sequence[Run], comparison: Comparison | None, pictures: Mapping[str, bytes], at: datetime, version: str
 ) -> list[Block]:
     """The report on runs, in their order.
 
     Args:
         comparison: of the same runs, where there are several.
         pictures: SVG by run id.
-        at: when it is made.
+        at, version: when it is made, and by which tracker.
     """
     title = f"Energy and emissions of {name_of(runs[0]) if len(runs) == 1 else f'{len(runs)} runs'}"
-    made = f"Made {at.astimezone(UTC):%Y-%m-%d %H:%M} UTC by gpu-energy-tracker {__version__}."
+    made = f"Made {at.astimezone(UTC):%Y-%m-%d %H:%M} UTC by gpu-energy-tracker {version}."
     blocks: list[Block] = [Heading(1, title), Paragraph(made)]
     if comparison is not None and len(runs) > 1:
         blocks.extend(_compared(comparison))
@@ -79,8 +78,10 @@ def report_of(
 
 def _compared(comparison: Comparison) -> Iterator[Block]:
     yield Heading(2, "Side by side")
-    for part in comparison_parts(comparison):
+    for at, part in enumerate(comparison_parts(comparison)):
         yield Grid(part.titles, part.rows, tuple(part.right))
+        if at == 0:
+            yield Paragraph(f"x: times the first; {FIGURES}")
     notes, differing = comparison_notes(comparison)
     yield from map(Paragraph, (*notes, *differing))
 
@@ -286,6 +287,26 @@ def html_of(blocks: Sequence[Block]) -> str:
 </body>
 </html>
 """
+
+
+def fragment_of(blocks: Iterable[Block]) -> str:
+    """Blocks as a fragment of HTML for a notebook, every text escaped."""
+    lines = "".join(line for block in blocks for line in _html(block))
+    return f'<div class="tracker">{lines}</div>'
+
+
+def runs_html(runs: Sequence[Run]) -> str:
+    """A list of runs for a notebook."""
+    if not runs:
+        return fragment_of([Paragraph("no runs")])
+    titles, rows, right = runs_grid(runs)
+    grid = Grid(tuple(titles), tuple(map(tuple, rows)), tuple(right))
+    return fragment_of([grid, *map(Paragraph, list_notes(runs, WIDE_COLUMNS))])
+
+
+def comparison_html(comparison: Comparison) -> str:
+    """Runs side by side for a notebook."""
+    return fragment_of(_compared(comparison) if comparison.runs else [Paragraph("no runs")])
 
 
 def _html(block: Block) -> Iterator[str]:
