@@ -21,11 +21,11 @@ UNIT_AT_END = re.compile(rf"_({'|'.join(UNITS)})$")
 # Numbers without a unit, each agreed on here. Words that could also be times or amounts only where they are positions.
 PURE = {
     *("id", "parent_id", "span_id", "device_index", "slot_value", "index", "decode_chunk.n"),
-    *("diagnosis_text.width", "DatabaseFound.run_files", "logical_cpus", "limit_cpus"),
+    *("DatabaseFound.run_files", "logical_cpus", "limit_cpus"),
     *("Total.runs", "Total.parts", "Total.runs_energy_unknown", "Total.runs_emissions_unknown"),
-    *("page.limit", "page.offset", "page_of.limit", "page_of.offset", "totals_text.width", "Sums.parts"),
+    *("page.limit", "page.offset", "page_of.limit", "page_of.offset", "Sums.parts"),
     *("DeviceFigures.devices", "PhaseFigures.spans", "PhaseFigures.beside", "PhaseFigures.energy_unknown"),
-    *("UnitFigures.count", "text.width"),
+    "UnitFigures.count",
     *("schema_version", "schema_version_written"),
     *("Contents.runs", "Contents.running", "Pruned.runs"),
     *("rank", "world_size", "launcher_pid", "ordinal", "attempt"),
@@ -36,8 +36,8 @@ PURE = {
     *("pue", "coverage", "fraction", "duty", "loss"),
     *("part.start", "part.stop", "settle.start", "settle.stop", "sample_findings.start", "sample_findings.stop"),
     *("Stamps.first", "Stamps.last", "are_apart.begin", "are_apart.end"),
-    *("summary.width", "summary_text.width", "runs_table.width", "comparison_text.width", "table.width"),
-    *("cut.width", "wrap.width", "ratio.value", "ratio.reference"),
+    *("width", "height", "columns"),  # of a terminal or a picture
+    *("ratio.value", "ratio.reference", "saves_share", "Part.right_from", "Heading.level"),
     *("gpu_instance", "compute_instance", "compute_slices"),
     *("cpus", "machine_cpus", "quota_cpus", "set_cpus", "load", "range_factors"),
     *("value_between", "write_pricing.seq", "Manners.failures", "failed.drawn"),  # positions, counts, a draw

@@ -309,8 +309,11 @@ def test_offline_asks_nobody(neso, monkeypatch):
 
 @pytest.mark.postgres
 def test_a_database_server_is_repriced_likewise(neso, postgres_url, monkeypatch):
-    monkeypatch.setenv("TRACKER_DB", postgres_url)
-    upgrade(postgres_url)
+    with sa.create_engine(postgres_url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool).connect() as connection:
+        connection.exec_driver_sql("CREATE DATABASE repricing")
+    url = postgres_url.replace("/postgres?", "/repricing?")
+    monkeypatch.setenv("TRACKER_DB", url)
+    upgrade(url)
     store(series=FORECAST, provider="neso")
 
     (done,) = tracker.reprice(every=True).runs

@@ -282,6 +282,29 @@ class RunReader:
             for tail in _tails(connection, run_id, _devices(connection, run_id), everything=True):
                 yield tail.device_index, tail.samples
 
+    def running_ids(self) -> list[str]:
+        """The runs that go on."""
+        if self._opened().version is None:
+            return []
+        with self._snapshot() as connection:
+            return self._live_ids(connection)
+
+    def recent(self, run_id: str) -> list[Samples]:
+        """The readings that are not sealed yet, of each segment and device that has any: at most about a minute."""
+        found = []
+        with self._snapshot() as connection:
+            devices = _devices(connection, run_id)
+            for row in _segment_rows(connection, [run_id])[run_id]:
+                hot = _hot(connection, run_id, row.segment)
+                if not len(hot):
+                    continue
+                newest = max(_clock_pairs(connection, run_id, row.segment), key=lambda pair: pair.boottime_us)
+                for index, device in enumerate(devices):
+                    of_device = hot[hot[:, 0] == index]
+                    if len(of_device):
+                        found.append(joined(device, [samples_of_hot(device, of_device)], newest.unix_offset_us))
+        return found
+
     def devices(self, run_id: str) -> tuple[Device, ...]:
         """The devices of a run, in the order that slots number them."""
         with self._snapshot() as connection:
@@ -320,6 +343,14 @@ class RunReader:
         query = sa.select(tables.marks).where(c.run_id == run_id).order_by(c.unix_us, c.segment, c.seq)
         with self._snapshot() as connection:
             return [mapping.mark_of(row) for row in connection.execute(query)]
+
+    def last_mark(self, run_id: str) -> Mark | None:
+        """The newest mark; None: there is none."""
+        c = tables.marks.c
+        query = sa.select(tables.marks).where(c.run_id == run_id).order_by(c.unix_us.desc(), c.seq.desc()).limit(1)
+        with self._snapshot() as connection:
+            row = connection.execute(query).first()
+        return None if row is None else mapping.mark_of(row)
 
     def notes(self, run_id: str) -> list[Note]:
         """The notes in the order in which they were made."""

@@ -38,7 +38,7 @@ def outlook_text(outlook: Outlook, width: int = 80, *, is_ascii: bool = False) -
     return "\n".join(lines)
 
 
-def greenest_text(found: Greenest, outlook: Outlook, kwh: float | None, width: int = 80) -> str:
+def greenest_text(found: Greenest, outlook: Outlook, energy_kwh: float | None, width: int = 80) -> str:
     """When to start, and what that saves."""
     window = found.window
     what = "marginal intensity" if outlook.is_marginal else "mean intensity"
@@ -51,10 +51,10 @@ def greenest_text(found: Greenest, outlook: Outlook, kwh: float | None, width: i
         share = found.saves_share
         saved = "" if share is None else f": the greenest start saves {amounts.share(share) if share else 'nothing'}"
         lines.append(f"started now: {amounts.intensity(found.now.intensity_g_per_kwh)}{saved}")
-        if kwh is not None and found.saves_g_per_kwh is not None:
-            before_g, after_g = (kwh * w.intensity_g_per_kwh for w in (found.now, window))
+        if energy_kwh is not None and found.saves_g_per_kwh is not None:
+            before_g, after_g = (energy_kwh * w.intensity_g_per_kwh for w in (found.now, window))
             lines.append(
-                f"of {kwh:g} kWh: {amounts.mass(after_g)} CO2e instead of {amounts.mass(before_g)}, "
+                f"of {energy_kwh:g} kWh: {amounts.mass(after_g)} CO2e instead of {amounts.mass(before_g)}, "
                 f"{amounts.mass(before_g - after_g)} less"
             )
     lines.append(

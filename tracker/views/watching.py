@@ -1,0 +1,259 @@
+"""What `tracker watch` shows of runs: a frame of text for a terminal of any size. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from tracker.records import Device, DeviceEnergy, DeviceKind, Mark, Run
+from tracker.units import MILLIWATTS_PER_W
+from tracker.views import amounts
+from tracker.views.listing import name_of
+from tracker.views.summary import KIND_LABELS, beside_label
+from tracker.views.tables import columns_of, cut, printable, wrap
+
+_BOX_WIDTH: Final = 38
+_NARROWEST: Final = 24
+_MOST_WARNINGS: Final = 3
+_OLD_S: Final = 3.0  # figures that are older than that say of when they are
+_SPARKS: Final = "▁▂▃▄▅▆▇█"
+_ASCII_SPARKS: Final = "_.-=+*#@"
+
+DeviceKey = tuple[DeviceKind, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A run as it is watched.
+
+    Attributes:
+        run: as last read.
+        read_at: when that was; its figures are of then.
+        devices: what is known of them beside their energy, by kind and key.
+        power_w: the power of each device, second by second, the newest last; NaN where a second has no reading.
+        mark: the newest; None: none.
+    """
+
+    run: Run
+    read_at: datetime
+    devices: Mapping[DeviceKey, Device]
+    power_w: Mapping[DeviceKey, Sequence[float]]
+    mark: Mark | None
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How frames look: size in columns and lines (0: as many as it takes), ASCII alone, colours."""
+
+    width: int
+    height: int = 0
+    is_ascii: bool = False
+    has_colours: bool = False
+
+
+def frame_of(watched: Sequence[Watched], look: Look, at: datetime, place: str) -> list[str]:
+    """The lines that show these runs, none wider than the terminal and no more of them than it is high.
+
+    Args:
+        at: the present.
+        place: the database, for the case that nothing runs.
+    """
+    if not watched:
+        return wrap(f"no runs are going on in {printable(place)} ({at.astimezone():%H:%M:%S})", look.width)
+    lines: list[str] = []
+    for one in watched:
+        if lines:
+            lines.append("")
+        lines.extend(_run_lines(one, look, at, are_boxes=True))
+    if look.height and len(lines) > look.height:
+        lines = []
+        for one in watched:
+            lines.extend(_run_lines(one, look, at, are_boxes=False))
+    if look.height and len(lines) > look.height:
+        left = len(lines) - look.height + 1
+        lines = [
+            *lines[: look.height - 1],
+            cut(f"and {left} lines more: make the terminal higher, or name a RUN", look.width),
+        ]
+    return lines
+
+
+def plain_line(watched: Watched, at: datetime) -> str:
+    """A run on one line, for where there is no terminal."""
+    run = watched.run
+    powers = [_newest(powers) for (kind, _), powers in watched.power_w.items() if kind == "gpu"]
+    known = [power for power in powers if power is not None]
+    parts = [
+        f"{at.astimezone():%Y-%m-%dT%H:%M:%S%z}",
+        run.id,
+        printable(name_of(run)),
+        run.status,
+        amounts.duration(run.duration_s),
+        f"GPUs {amounts.power(math.fsum(known)) if known else 'power unknown'}" if powers else "",
+        _energy(run),
+        _emissions(run),
+        _progress(watched.mark),
+    ]
+    return "; ".join(filter(None, parts))
+
+
+def _run_lines(watched: Watched, look: Look, at: datetime, *, are_boxes: bool) -> list[str]:
+    run = watched.run
+    is_on = run.status == "running"
+    age_s = max(0.0, (at - watched.read_at).total_seconds()) if is_on else 0.0
+    dated = f" (of {watched.read_at.astimezone():%H:%M:%S})" if age_s > _OLD_S else ""
+    title = f"{name_of(run)}  {run.id}  {run.status} {amounts.duration(run.duration_s + age_s)}"
+    lines = [_bold(cut(printable(title), look.width), look)]
+    figures = f"{_energy(run)}; {_emissions(run)}; coverage {amounts.share(run.coverage)}{dated}"
+    lines.extend(wrap(figures, look.width))
+    if run.is_replayed:
+        lines.extend(wrap("replayed: a recorded trace stands in for the hardware", look.width))
+    devices = [
+        device for device in run.devices if device.method != "none" or (device.kind, device.key) in watched.power_w
+    ]
+    gpus = [device for device in devices if device.kind == "gpu"]
+    others = [device for device in devices if device.kind != "gpu"]
+    if are_boxes and look.width >= _BOX_WIDTH:
+        lines.extend(_boxes([_box(watched, device, number, look) for number, device in enumerate(gpus)], look))
+    else:
+        lines.extend(_row(watched, device, number, look) for number, device in enumerate(gpus))
+    lines.extend(_row(watched, device, None, look) for device in others)
+    if not run.devices:
+        lines.append(cut("no device has been read yet", look.width))
+    for text in (_grid(run), _progress(watched.mark)):
+        if text:
+            lines.extend(wrap(text, look.width))
+    for part in run.not_measured[:_MOST_WARNINGS]:
+        label = KIND_LABELS[part.kind]
+        name = f"{label} {beside_label(label, part.name)}".rstrip()
+        lines.extend(wrap(printable(f"not measured: {name}: {part.reason}"), look.width))
+    for warning in run.warnings[:_MOST_WARNINGS]:
+        lines.extend(_yellow(line, look) for line in wrap(printable(f"! {warning}"), look.width))
+    more = len(run.warnings) - _MOST_WARNINGS
+    if more > 0:
+        lines.append(cut(f"! and {more} warnings more: tracker show {run.id}", look.width))
+    return lines
+
+
+def _energy(run: Run) -> str:
+    parts = [amounts.energy(run.energy_j) + " measured"] if run.energy_j is not None else []
+    if run.energy_modelled_j is not None:
+        parts.append(f"{amounts.energy(run.energy_modelled_j)} modelled (an estimate)")
+    return " and ".join(parts) or "energy unknown"
+
+
+def _emissions(run: Run) -> str:
+    parts = [amounts.mass(run.emissions_g)] if run.emissions_g is not None else []
+    if run.emissions_modelled_g is not None:
+        parts.append(f"{amounts.mass(run.emissions_modelled_g)} of the modelled energy")
+    return f"{' and '.join(parts)} CO2e" if parts else "emissions unknown"
+
+
+def _grid(run: Run) -> str:
+    own = [use.value for use in run.intensity if use.value.signal == "average"]
+    if not own:
+        return "intensity unknown"
+    newest = max(own, key=lambda value: (value.start is not None, value.start.timestamp() if value.start else 0.0))
+    zone = f"{newest.zone}, " if newest.zone else ""
+    when = f", from {newest.start.astimezone():%H:%M}" if newest.start is not None else ""
+    return printable(
+        f"grid {amounts.intensity(newest.intensity_g_per_kwh)} ({zone}{newest.provider}, {newest.status}{when})"
+    )
+
+
+def _progress(mark: Mark | None) -> str:
+    if mark is None:
+        return ""
+    told = ", ".join(
+        f"{name} {value:.6g}" if isinstance(value, float) else f"{name} {value}" for name, value in mark.values.items()
+    )
+    return cut(printable(f"progress: {told}"), 200)
+
+
+def _newest(powers: Sequence[float]) -> float | None:
+    return next((power for power in reversed(powers) if not math.isnan(power)), None)
+
+
+def _limit_w(watched: Watched, device: DeviceEnergy) -> float | None:
+    known = watched.devices.get((device.kind, device.key))
+    return None if known is None or known.max_power_mw is None else known.max_power_mw / MILLIWATTS_PER_W
+
+
+def _title(device: DeviceEnergy, number: int | None) -> str:
+    label = KIND_LABELS[device.kind]
+    which = f"{label} {device.attributes.get('index', number)}" if number is not None else label
+    return printable(f"{which} {beside_label(label, device.name)}".strip())
+
+
+def _against_limit(power_w: float | None, limit_w: float | None, columns: int, look: Look) -> str:
+    """Power as a bar of its limit."""
+    if power_w is None or limit_w is None or limit_w <= 0 or columns < 4:
+        return ""
+    filled = min(columns, round(columns * power_w / limit_w))
+    full, empty = ("#", ".") if look.is_ascii else ("█", "░")
+    return full * filled + empty * (columns - filled)
+
+
+def _spark(powers: Sequence[float], columns: int, look: Look) -> str:
+    """The last seconds, lowest to highest of what is shown from 0 on; a space where nothing was read."""
+    shown = list(powers)[-columns:]
+    known = [power for power in shown if not math.isnan(power)]
+    top = max(known, default=0.0)
+    steps = _ASCII_SPARKS if look.is_ascii else _SPARKS
+    return "".join(
+        " " if math.isnan(power) else steps[min(len(steps) - 1, int(power / top * len(steps)) if top > 0 else 0)]
+        for power in shown
+    )
+
+
+def _box(watched: Watched, device: DeviceEnergy, number: int, look: Look) -> list[str]:
+    inner = _BOX_WIDTH - 4
+    powers = watched.power_w.get((device.kind, device.key), ())
+    power_w, limit_w = _newest(powers), _limit_w(watched, device)
+    of_limit = f"{amounts.power(power_w)}" + (f" of {amounts.power(limit_w)}" if limit_w is not None else "")
+    bar = _against_limit(power_w, limit_w, inner - columns_of(of_limit) - 1, look)
+    energy = f"{amounts.energy(device.energy_j)}, {device.method}"
+    spark = _spark(powers, inner - columns_of(energy) - 1, look)
+    across, down, corners = ("-", "|", "++++") if look.is_ascii else ("─", "│", "┌┐└┘")
+    title = cut(_title(device, number), inner)
+    top = f"{corners[0]}{across} {title} {across * (inner - columns_of(title) - 1)}{corners[1]}"
+    rows = [f"{of_limit} {bar}", f"{energy} {spark}"]
+    body = [f"{down} {_padded(cut(row, inner), inner)} {down}" for row in rows]
+    return [top, *body, f"{corners[2]}{across * (inner + 2)}{corners[3]}"]
+
+
+def _boxes(boxes: Sequence[list[str]], look: Look) -> list[str]:
+    """Boxes beside each other, as many as there is room for."""
+    each = max(1, (look.width + 1) // (_BOX_WIDTH + 1))
+    lines: list[str] = []
+    for start in range(0, len(boxes), each):
+        lines.extend(" ".join(parts) for parts in zip(*boxes[start : start + each], strict=True))
+    return lines
+
+
+def _row(watched: Watched, device: DeviceEnergy, number: int | None, look: Look) -> str:
+    powers = watched.power_w.get((device.kind, device.key), ())
+    power_w = _newest(powers)
+    method = "model, an estimate" if device.method == "model" else device.method
+    power = amounts.power(power_w) if power_w is not None else "power unknown"
+    figures = f"{power:>9}  {amounts.energy(device.energy_j)}, {method}"
+    room = look.width - columns_of(figures) - 2
+    name = cut(_title(device, number), max(_NARROWEST // 2, min(30, room)))
+    line = f"{_padded(name, min(30, max(0, room)))}  {figures}"
+    left = look.width - columns_of(line) - 2
+    return cut(f"{line}  {_spark(powers, left, look)}".rstrip() if left > 4 else line, look.width)
+
+
+def _padded(text: str, width: int) -> str:
+    return text + " " * max(0, width - columns_of(text))
+
+
+def _bold(text: str, look: Look) -> str:
+    return f"\x1b[1m{text}\x1b[0m" if look.has_colours else text
+
+
+def _yellow(text: str, look: Look) -> str:
+    return f"\x1b[33m{text}\x1b[0m" if look.has_colours else text
