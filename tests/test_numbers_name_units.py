@@ -41,6 +41,9 @@ PURE = {
     *("gpu_instance", "compute_instance", "compute_slices"),
     *("cpus", "machine_cpus", "quota_cpus", "set_cpus", "load", "range_factors"),
     *("value_between", "write_pricing.seq", "Manners.failures", "failed.drawn"),  # positions, counts, a draw
+    *("Point.done", "Progress.done", "Progress.total", "progress_of.total", "Iteration.total", "expect.total"),
+    *("iterate.total", "total_steps", "is_one_of.processes", "energy_j_per_unit", "emissions_g_per_unit"),
+    *("Expected.low", "Expected.mean", "Expected.high", "Overrun.used", "Overrun.limit"),  # of the figure that is named
     "raw_value",  # its unit stands beside it, in raw_unit
 }
 NUMBER = re.compile(r"(int|float|IntColumn|FloatColumn|tuple\[float, float\])( \| None)?")

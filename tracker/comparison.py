@@ -30,8 +30,8 @@ from tracker.records import (
 from tracker.units import JOULES_PER_KWH, MICROSECONDS_PER_S
 
 # What a unit of progress is called, and the key of a mark that counts it since the mark before. Steps are numbered.
-COUNTED: Final[Mapping[str, str]] = {"sample": "samples", "token": "tokens"}
-_STEP: Final = "step"
+COUNTED: Final[Mapping[str, str]] = {"step": "steps", "epoch": "epochs", "sample": "samples", "token": "tokens"}
+_NUMBERED: Final = ("step", "epoch")  # the key of a mark that numbers it, where none counts it
 # Of a run's provenance: where they come from, and what differs between any two runs.
 _NOT_SETTINGS: Final = ("own_cost", "run_id", "parent_id", "db")
 
@@ -288,16 +288,18 @@ def _grams(span: Span, energy_j: float, levels: _Levels, pue: float) -> float | 
 def units_of(run: Run, marks: Sequence[Mark]) -> Iterator[UnitFigures]:
     """The energy of a run for each step, sample and token.
 
-    Samples and tokens are counted since the mark before, so that they add up, over ranks too. A step is a number that
-    grows: the run did all from its first to its last, and as many before its first as lie between two marks.
+    Samples, tokens, steps and epochs are counted since the mark before, so that they add up, over ranks too. Where a
+    step or epoch is a number that grows, the run did all from its first to its last, and as many before its first as
+    lie between two marks.
     """
     counts: dict[str, float] = {}
-    steps = sorted({step for mark in marks if (step := _number(mark.values.get(_STEP))) is not None})
-    if len(steps) > 1:
-        stride = min(later - earlier for earlier, later in pairwise(steps))
-        counts[_STEP] = steps[-1] - steps[0] + stride
     for unit, key in COUNTED.items():
         counts[unit] = math.fsum(n for mark in marks if (n := _number(mark.values.get(key))) is not None)
+    for unit in _NUMBERED:
+        numbers = sorted({n for mark in marks if (n := _number(mark.values.get(unit))) is not None})
+        if not counts[unit] and len(numbers) > 1:
+            stride = min(later - earlier for earlier, later in pairwise(numbers))
+            counts[unit] = numbers[-1] - numbers[0] + stride
     for unit, count in counts.items():
         if count > 0:
             yield UnitFigures(

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import math
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from tracker.records import Run, RunStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
+    from tracker.progress import Progress
     from tracker.session.displaying import Display
+    from tracker.session.iterating import Iteration
+    from tracker.session.judge import Judge
+
+Item = TypeVar("Item")
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +35,7 @@ class Recording(Protocol):
     def mark(self, values: Mapping[str, Any]) -> None: ...
     def snapshot(self) -> Run: ...
     def finish(self, status: RunStatus) -> Run: ...  # the same Run each time
+    def judge_by(self, judge: Judge) -> None: ...
 
 
 def status_of(exc: BaseException | None) -> RunStatus:
@@ -52,9 +59,14 @@ class LiveRun:
             print(run.energy_j)
     """
 
-    def __init__(self, recording: Recording) -> None:
+    def __init__(self, recording: Recording, judge: Judge | None = None) -> None:
         self._recording = recording
         self._final: Run | None = None
+        self._judge = judge
+        self._iterations: list[tuple[str, int | None]] = []  # that are under way, the outermost first
+        self._counts: dict[str, int] = {}  # of units that iterations have made
+        if judge is not None:
+            recording.judge_by(judge)
 
     def span(self, name: str, /, **attributes: Any) -> SpanContext:
         """A named part of the run, for `with`; spans nest. Its energy is known within a minute, or at the end."""
@@ -70,6 +82,51 @@ class LiveRun:
         given = {"step": step, "loss": loss, "tokens": tokens, **values}
         if self._final is None:
             self._recording.mark({key: _scalar(value) for key, value in given.items() if value is not None})
+
+    def iterate(
+        self, items: Iterable[Item], *, unit: str = "step", total: int | None = None, bar: Any = None
+    ) -> Iteration[Item]:
+        """The items, one after another, with progress marked about once a second.
+
+        Iterations nest: epochs around steps. One ends early, with a warning in the run, when a budget with
+        budget_action="stop" is passed.
+
+        Args:
+            items: a loader, a range, any iterable.
+            unit: what one item is called.
+            total: how many there are; by default len(items) where it has one. Needed to tell what is expected.
+            bar: "tqdm", "rich", or a tqdm bar of your own: shows the figures of progress().
+
+        Raises:
+            SettingError: a wrong unit, or a bar that is not installed.
+        """
+        from tracker.session.iterating import Iteration
+        from tracker.session.judge import Judge
+
+        if self._judge is None:
+            self._judge = Judge()
+            self._recording.judge_by(self._judge)
+        return Iteration(self, self._judge, items, unit, total, bar)
+
+    def progress(self) -> Progress | None:
+        """How far the run has come and what it will have used, as of the last second or few; None: nothing is marked.
+
+        Of runs that iterate(), or that have a budget or total_steps.
+        """
+        return None if self._judge is None else self._judge.progress
+
+    def _begin_iteration(self, unit: str, total: int | None) -> tuple[int, int | None]:
+        """How many of the unit were made before, and how many there will be in all."""
+        self._iterations.append((unit, total))
+        totals = [each for _, each in self._iterations]
+        known = [each for each in totals if each is not None]
+        # As many in each of those around it.
+        return self._counts.get(unit, 0), math.prod(known) if len(known) == len(totals) else None
+
+    def _end_iteration(self, unit: str, count: int) -> None:
+        self._counts[unit] = count
+        if self._iterations:
+            self._iterations.pop()
 
     def snapshot(self) -> Run:
         """The run so far; after its end the final Run."""

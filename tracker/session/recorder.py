@@ -10,7 +10,7 @@ import time
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tracker.errors import StoreError
 from tracker.intensity.choice import IntensityChoice, choose
@@ -49,6 +49,9 @@ from tracker.signals import is_raised_by_handler
 from tracker.store.codec import hot_bytes
 from tracker.store.writing import Chunk, RunWriter
 from tracker.units import MICROSECONDS_PER_S
+
+if TYPE_CHECKING:
+    from tracker.session.judge import Judge
 
 logger = logging.getLogger(__name__)
 
@@ -123,6 +126,7 @@ class Recorder:
         self._inventories: list[Inventory] = []  # of the sensors opened so far
         self._opened: set[str] = set()  # their names
         self._cost_before = (state.sampler.cost(), state.writer.cpu_s)
+        self._judge: Judge | None = None
         self._final: Run | None = None
         # Reentrant: a signal handler of the program's may stop the run that its main thread is just stopping.
         self._ending = threading.RLock()
@@ -185,6 +189,11 @@ class Recorder:
     def mark(self, values: Mapping[str, Any]) -> None:
         if self._is_ours():
             self._inbox.mark(values, boottime_us())
+
+    def judge_by(self, judge: Judge) -> None:
+        """Have progress and budget judged from now on."""
+        judge.is_one_of(None if self._job is None else self._job.world_size)
+        self._judge = judge
 
     def snapshot(self) -> Run:
         """The run up to now: sensors are read for it, but for a reading made just before."""
@@ -313,6 +322,7 @@ class Recorder:
         if not self._is_leading:
             self._attend(now)
             return
+        self._look_at_progress()
         if self._seat is not None:
             self._sample()
         if now.boottime_us - self._sealed_us >= SEAL_PERIOD_US:
@@ -321,6 +331,18 @@ class Recorder:
             self._target.fold()
         else:
             self._write(lambda writer: self._commit(writer, now))
+
+    def _look_at_progress(self) -> None:
+        judge = self._judge
+        if judge is None or not judge.is_due(time.monotonic()):
+            return
+        before_s = time.thread_time()
+        try:
+            run = self._preview()
+            judge.judge(run, time.monotonic(), time.thread_time() - before_s, self._warn)
+        except Exception:  # a fault of ours must not cost the commit that comes next
+            self._judge = None
+            logger.exception("tracker: progress and budget are not judged any more")
 
     def _attend(self, now: ClockPair) -> None:
         """Beside the process that samples: take its place if it has gone, else say only what there is to say."""
@@ -443,6 +465,8 @@ class Recorder:
         self._rows.extend(mail.rows)
         self._spans += [opened.span for opened in mail.spans]
         self._marks += mail.marks
+        if self._judge is not None:
+            self._judge.see(mail.marks)
 
     def _settle(self, now: ClockPair) -> None:
         self._keep(self._ledger.settle(now.unix_offset_us))

@@ -24,6 +24,7 @@ from tracker.signals import is_raised_by_handler
 
 if TYPE_CHECKING:
     from tracker.sensors.protocol import Sensor
+    from tracker.session.judge import Judge
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,9 @@ class Unrecorded:
     def close_span(self, span_id: int) -> None:
         pass
 
+    def judge_by(self, judge: Judge) -> None:
+        pass
+
     def mark(self, values: Mapping[str, Any]) -> None:
         pass
 
@@ -56,7 +60,9 @@ class Unrecorded:
         return self._run
 
 
-def start_run(name: str | None, tags: Mapping[str, str], arguments: Mapping[str, Any]) -> LiveRun:
+def start_run(
+    name: str | None, tags: Mapping[str, str], arguments: Mapping[str, Any], judge: Judge | None = None
+) -> LiveRun:
     """A run that has begun, with its first readings taken as the last act.
 
     Nothing of ours is raised: what goes wrong is logged and stands in the run's warnings.
@@ -67,7 +73,7 @@ def start_run(name: str | None, tags: Mapping[str, str], arguments: Mapping[str,
         settings = settings_module.resolve(arguments, checks=CHECKS)
         if settings.disabled:
             return LiveRun(Unrecorded(_empty_run(name, tags, "disabled", ())))
-        return _start(name, tags, settings)
+        return _start(name, tags, settings, judge)
     except Exception as exc:
         if is_raised_by_handler(exc):
             raise
@@ -96,7 +102,7 @@ def _empty_run(name: str | None, tags: Mapping[str, str], status: RunStatus, war
     )
 
 
-def _start(name: str | None, tags: Mapping[str, str], settings: Settings) -> LiveRun:
+def _start(name: str | None, tags: Mapping[str, str], settings: Settings, judge: Judge | None) -> LiveRun:
     # Imported in the caller's thread: an import in ours would leave a child forked meanwhile hanging at it.
     from tracker.sensors.cuda import shown_uuids
     from tracker.session.ranks import view_of
@@ -127,7 +133,7 @@ def _start(name: str | None, tags: Mapping[str, str], settings: Settings) -> Liv
         job=job,
     )
     recorder.start(deadline_s)
-    return LiveRun(recorder)
+    return LiveRun(recorder, judge)
 
 
 def _shared_run_id(state: ProcessState, settings: Settings, job: Job | None, name: str | None) -> str | None:

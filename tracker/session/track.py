@@ -8,14 +8,19 @@ import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextvars import ContextVar, Token
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from tracker import settings as settings_module
+from tracker.errors import SettingError
 from tracker.records import RunStatus
 from tracker.session.checks import CHECKS
 from tracker.session.live import LiveRun, status_of
+
+if TYPE_CHECKING:
+    from tracker.session.judge import Action, Budget, Judge, Overrun
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -27,13 +32,31 @@ _entered: ContextVar[tuple[tuple[int, LiveRun], ...]] = ContextVar("tracker_runs
 _at_work: ContextVar[frozenset[tuple[int, int]]] = ContextVar("tracker_calls", default=frozenset())
 
 
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is wished of each run's progress."""
+
+    budget: Budget | None
+    on_budget: Callable[[Overrun], object] | None
+    action: Action
+    total_steps: float | None
+
+    def judge(self) -> Judge:
+        from tracker.session.judge import Judge
+
+        return Judge(self.budget, self.on_budget, self.action, total_steps=self.total_steps)
+
+
 class Track:
     """Settings for runs; each `with`, start() or decorated call makes a new run. Picklable.
 
     Made by track(), which says what the arguments mean.
     """
 
-    def __init__(self, name: str | None, tags: Mapping[str, str], arguments: Mapping[str, Any]) -> None:
+    def __init__(
+        self, name: str | None, tags: Mapping[str, str], arguments: Mapping[str, Any], wish: Wish | None = None
+    ) -> None:
+        self._wish = wish
         self._name = name
         self._tags = dict(tags)
         self._arguments = dict(arguments)
@@ -45,7 +68,8 @@ class Track:
     def _start(self, name: str | None) -> LiveRun:
         from tracker.session.starting import start_run
 
-        return start_run(name, self._tags, self._arguments)
+        judge = None if self._wish is None else self._wish.judge()
+        return start_run(name, self._tags, self._arguments, judge)
 
     def __enter__(self) -> LiveRun:
         live = self.start()
@@ -195,6 +219,10 @@ def track(
     gpus: str | int | list[int | str] | tuple[int | str, ...] | None = None,
     db: str | Path | None = None,
     replay: str | Path | None = None,
+    budget: Mapping[str, float] | None = None,
+    on_budget: Callable[[Overrun], object] | None = None,
+    budget_action: Action = "warn",
+    total_steps: float | None = None,
 ) -> Track: ...
 def track(
     name: Any = None,
@@ -210,6 +238,10 @@ def track(
     gpus: str | int | list[int | str] | tuple[int | str, ...] | None = None,
     db: str | Path | None = None,
     replay: str | Path | None = None,
+    budget: Mapping[str, float] | None = None,
+    on_budget: Callable[[Overrun], object] | None = None,
+    budget_action: Action = "warn",
+    total_steps: float | None = None,
 ) -> Any:
     """Settings for tracking runs: a context manager, a decorator, and start() for a handle.
 
@@ -230,6 +262,11 @@ def track(
         gpus: "visible" (what CUDA shows this process), "all", "none", or indices and UUIDs.
         db: database file or SQLAlchemy URL.
         replay: a recorded trace in place of hardware.
+        budget: what the run may use: some of energy_j, energy_kwh, emissions_g, emissions_kg. A warning says when it is
+            expected to be passed, and another when it is. Measured energy counts; where none is, the modelled.
+        on_budget: called with an Overrun at both times, in a thread of its own.
+        budget_action: "stop": the run's iterate() ends at its next item once the budget is passed.
+        total_steps: of the whole training, where marks number their steps.
 
     Raises:
         ValueError, TypeError: a wrong argument, before anything is started. (Ours are SettingError.)
@@ -254,4 +291,21 @@ def track(
     for key, check in CHECKS.items():
         if key in arguments:
             check(arguments[key], f"argument {key}")
-    return Track(checked_name, checked_tags, arguments)
+    return Track(checked_name, checked_tags, arguments, _wish(budget, on_budget, budget_action, total_steps))
+
+
+def _wish(budget: object, on_budget: Any, action: Any, total_steps: Any) -> Wish | None:
+    if budget is None and total_steps is None:
+        if on_budget is not None or action != "warn":
+            raise SettingError("on_budget and budget_action belong to a budget")
+        return None
+    from tracker.session.judge import ACTIONS, checked_budget
+
+    if action not in ACTIONS:
+        raise SettingError(f"budget_action must be {' or '.join(map(repr, ACTIONS))}, not {action!r}")
+    if on_budget is not None and not callable(on_budget):
+        raise TypeError(f"on_budget must be callable, not {type(on_budget).__name__}")
+    is_number = isinstance(total_steps, (int, float)) and not isinstance(total_steps, bool)
+    if total_steps is not None and not (is_number and total_steps > 0):
+        raise SettingError(f"total_steps must be a number above 0, not {total_steps!r}")
+    return Wish(None if budget is None else checked_budget(budget), on_budget, action, total_steps)

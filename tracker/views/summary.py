@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, TypeVar
 
+from tracker.comparison import COUNTED, units_of
 from tracker.records import (
     DeviceEnergy,
     DeviceKind,
@@ -111,6 +112,7 @@ def sections_of(run: Run) -> list[Section]:
         sections.append(Section("modelled", [_modelled(run)], _rows(d for d in run.devices if d.method == "model")))
     sections.append(Section("emissions", list(_emissions(run))))
     sections.append(Section("intensity", list(_intensity(run))))
+    sections.append(Section("progress", list(_progress(run))))
     sections.append(Section("not measured", list(_not_measured(run))))
     sections.append(Section("notes", list(_notes(run.devices))))
     sections.append(Section("noted", [f"{note.at:%Y-%m-%d}: {printable(note.text)}" for note in run.notes]))
@@ -319,6 +321,16 @@ def _provenance(value: IntensityValue) -> str:
         value.status,
     ]
     return ", ".join(filter(None, parts))
+
+
+def _progress(run: Run) -> Iterator[str]:
+    """What each unit of the run's marks took, of the whole run."""
+    for unit in units_of(run, run.marks):
+        each = [amounts.energy(unit.energy_j)] if unit.energy_j is not None else []
+        if unit.emissions_g is not None:
+            each.append(f"{amounts.mass(unit.emissions_g)} CO2e")
+        if each:
+            yield f"{unit.count:.10g} {COUNTED[unit.unit]}, each {' and '.join(each)} of the measured energy"
 
 
 def _not_measured(run: Run) -> Iterator[str]:

@@ -1,0 +1,251 @@
+"""Iterating over a training's items, its progress and its budget, with a GPU of 100 W."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+import time
+
+import pytest
+from standin.nvml import Const, Gpu
+
+import tracker
+from tracker.machine import boottime_us
+from tracker.progress import Progress
+from tracker.records import Mark, datetime_of
+from tracker.session import iterating
+from tracker.session.iterating import figures_of
+from tracker.session.judge import Budget, Judge, checked_budget
+from tracker.views import amounts
+
+
+@pytest.fixture(autouse=True)
+def gpu(standin_nvml, powercap_tree, tmp_path, monkeypatch):
+    standin_nvml.plug(Gpu(power=(Const(100_000),)), epoch_us=boottime_us())
+    monkeypatch.delenv("STANDIN_CLOCK")
+    monkeypatch.setenv("TRACKER_SYSFS", str(powercap_tree.sysfs))
+    monkeypatch.setenv("TRACKER_DB", str(tmp_path / "runs.db"))
+    monkeypatch.setenv("TRACKER_ZONE", "FR")
+
+
+def until(condition, seconds=20.0):
+    deadline_s = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline_s:
+        time.sleep(0.02)
+    assert condition()
+
+
+def test_items_come_as_they_are_and_progress_is_marked_at_the_end_at_least():
+    with tracker.track("x") as live:
+        epochs = live.iterate("ab", unit="epoch")
+        seen = [(epoch, item) for epoch in epochs for item in live.iterate([3, 4, 5])]
+
+    assert seen == list(itertools.product("ab", [3, 4, 5])) and len(epochs) == 2
+    run = tracker.get(live.id)
+    assert [dict(mark.values) for mark in run.marks] == [
+        {"step": 3, "steps": 3},
+        {"step": 6, "steps": 3},
+        {"epoch": 2, "epochs": 2},
+    ]
+    told = " ".join(run.summary().split())
+    assert f"6 steps, each {amounts.energy(run.energy_j / 6)} and" in told and "2 epochs, each " in told
+
+
+def test_a_fast_loop_leaves_a_mark_a_second_and_not_one_an_item(monkeypatch):
+    monkeypatch.setattr(iterating, "MARK_EACH_S", 0.2)
+    with tracker.track("x") as live:
+        began_s = time.monotonic()
+        for _ in live.iterate(itertools.count()):
+            if time.monotonic() - began_s > 1.1:
+                break
+
+    marks = tracker.get(live.id).marks
+    assert 3 <= len(marks) <= 7
+    assert sum(mark.values["steps"] for mark in marks) == marks[-1].values["step"] > 1000
+
+
+def test_what_the_program_raises_goes_on_its_way_and_what_was_done_is_marked():
+    def items():
+        yield from range(3)
+        raise KeyError("of the loader")
+
+    with pytest.raises(KeyError, match="of the loader"), tracker.track("x") as live:
+        for _ in live.iterate(items()):
+            pass
+
+    (mark,) = tracker.get(live.id).marks
+    assert mark.values == {"step": 3, "steps": 3}
+    with pytest.raises(TypeError, match="no length"):
+        len(live.iterate(iter([])))
+
+
+def test_progress_tells_what_is_expected_while_the_run_goes_on(monkeypatch):
+    monkeypatch.setattr(iterating, "MARK_EACH_S", 0.1)
+    monkeypatch.setattr("tracker.session.judge.SHARE", 1.0)
+    monkeypatch.setattr("tracker.progress.MIN_INTERVALS", 2)  # one comes a second
+    with tracker.track("x", interval_s=0.1) as live:
+        for _ in live.iterate(range(100_000)):
+            time.sleep(0.01)
+            progress = live.progress()
+            if progress is not None and progress.energy_j is not None:
+                break
+
+    assert progress.unit == "step" and progress.total == 100_000 and progress.reason == ""
+    assert progress.energy_j.low <= progress.energy_j.mean <= progress.energy_j.high
+    per_item_s = progress.left_s.mean / (progress.total - progress.done)
+    assert progress.energy_j.mean == pytest.approx(100 * per_item_s * 100_000, rel=0.3)
+    told = figures_of(progress)
+    assert "/step" in told and "expected" in told and "modelled" not in told
+
+
+def test_a_budget_that_is_passed_is_told_once_called_once_and_ends_the_loop(caplog):
+    calls = []
+    with tracker.track("x", budget={"energy_j": 30}, on_budget=calls.append, budget_action="stop") as live:
+        for _ in live.iterate(itertools.count()):
+            time.sleep(0.01)
+    until(lambda: calls)
+
+    run = tracker.get(live.id)
+    assert run.status == "finished" and run.energy_j > 30
+    passed = [warning for warning in run.warnings if "it is passed" in warning]
+    assert len(passed) == 1 and len([message for message in caplog.messages if "it is passed" in message]) == 1
+    assert [call.figure for call in calls if call.is_passed] == ["energy_j"] and calls[-1].limit == 30
+
+
+def test_a_loop_of_ones_own_goes_on_after_the_budget_and_a_callback_that_fails_harms_nobody(caplog):
+    def fail(overrun):
+        raise RuntimeError("of the user's")
+
+    with tracker.track("x", budget={"energy_kwh": 1e-6, "emissions_g": 1e6}, on_budget=fail) as live:
+        until(lambda: any("on_budget failed" in message for message in caplog.messages))
+
+    run = tracker.get(live.id)
+    assert run.status == "finished" and any("it is passed" in warning for warning in run.warnings)
+    assert not any("emissions" in warning for warning in run.warnings)
+
+
+def run_at(energy_j, elapsed_s, emissions_g=1.0):
+    run = tracker.get("last")
+    import dataclasses
+
+    return dataclasses.replace(run, energy_j=energy_j, emissions_g=emissions_g, duration_s=elapsed_s)
+
+
+def judged(judge, *, steps, energy_j_per_step, total=None, emissions_g=1.0):
+    warned = []
+    with tracker.track("x"):
+        pass
+    for number in range(1, steps + 1):
+        values = {"step": number} | ({} if total is None else {"total_steps": total})
+        judge.see([Mark(datetime_of(0), 0.0, values)])
+        run = run_at(number * energy_j_per_step, float(number), emissions_g)
+        judge.judge(run, 0.0, 0.0, lambda cause, text: warned.append(text))
+    return warned
+
+
+def test_what_will_be_passed_is_told_before_it_is():
+    (warning,) = judged(Judge(Budget(energy_j=500.0)), steps=30, energy_j_per_step=10.0, total=100)
+
+    assert "300 J of 500 J" not in warning and "1000 J expected at the end" in warning and "will be passed" in warning
+
+
+def test_a_budget_within_which_all_stays_is_not_spoken_of():
+    assert judged(Judge(Budget(energy_j=5000.0)), steps=30, energy_j_per_step=10.0, total=100) == []
+
+
+def test_unknown_emissions_are_no_emissions_of_0():
+    (warning,) = judged(Judge(Budget(emissions_g=5.0)), steps=12, energy_j_per_step=1.0, emissions_g=None)
+
+    assert "cannot be judged" in warning
+
+
+def test_one_rank_of_several_does_not_end_its_loop_alone():
+    judge = Judge(Budget(energy_j=5.0), action="stop")
+    judge.is_one_of(8)
+
+    warned = judged(judge, steps=3, energy_j_per_step=10.0)
+
+    assert not judge.must_stop and any("other ranks" in warning for warning in warned)
+
+
+def test_numbered_steps_count_from_where_the_run_began():
+    judge = Judge(total_steps=1000)
+    with tracker.track("x"):
+        pass
+    for number in range(500, 540):
+        judge.see([Mark(datetime_of(0), 0.0, {"step": number})])
+        judge.judge(run_at((number - 500) * 2.0, number - 500.0), 0.0, 0.0, lambda *_: None)
+
+    assert judge.progress.energy_j.mean == pytest.approx(2 * 39 + 2 * (1000 - 539))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"budget": {"euro": 5}}, "euro"),
+        ({"budget": {}}, "budget"),
+        ({"budget": 500}, "budget"),
+        ({"budget": {"energy_j": -1}}, "energy_j"),
+        ({"budget": {"energy_j": float("nan")}}, "energy_j"),
+        ({"budget": {"energy_j": True}}, "energy_j"),
+        ({"budget": {"energy_j": 1, "energy_kwh": 1}}, "twice"),
+        ({"budget": {"energy_j": 1}, "budget_action": "kill"}, "kill"),
+        ({"on_budget": print}, "on_budget"),
+        ({"total_steps": 0}, "total_steps"),
+    ],
+)
+def test_a_wrong_budget_is_refused_before_anything_starts(wrong, told):
+    with pytest.raises(ValueError, match=told):
+        tracker.track("x", **wrong)
+
+
+def test_units_of_a_budget():
+    assert checked_budget({"energy_kwh": 2, "emissions_kg": 0.5}) == Budget(7.2e6, 500.0)
+
+
+@pytest.mark.parametrize("bar", ["tqdm", "rich"])
+def test_a_bar_shows_the_figures(bar, capsys, monkeypatch):
+    monkeypatch.setattr(iterating, "MARK_EACH_S", 0.05)
+    monkeypatch.setattr("tqdm.tqdm.monitor_interval", 0)  # else its own thread outlives the test
+    with tracker.track("x") as live:
+        assert sum(live.iterate(range(1000), bar=bar)) == 499_500
+
+    told = capsys.readouterr()
+    assert "1000" in told.out + told.err or "100%" in told.out + told.err
+    with pytest.raises(ValueError, match="bar"):
+        live.iterate([], bar="xyz")
+    with pytest.raises(ValueError, match="unit"):
+        live.iterate([], unit="a b")
+
+
+def test_figures_of_modelled_energy_say_so():
+    modelled = Progress("step", 5.0, None, 2.0, None, is_modelled=True)
+
+    assert figures_of(modelled) == "2.00 J/step, modelled" and figures_of(None) == ""
+
+
+def test_a_bar_that_is_not_installed_is_named_and_nothing_is_imported_unasked():
+    code = """
+import sys
+sys.modules["tqdm"] = sys.modules["tqdm.auto"] = sys.modules["rich"] = sys.modules["rich.progress"] = None
+import tracker
+with tracker.track("x") as live:
+    assert "tracker.session.judge" not in sys.modules
+    for bar in ("tqdm", "rich"):
+        try:
+            live.iterate([], bar=bar)
+        except ValueError as exc:
+            print(exc)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert "pip install tqdm" in done.stdout and "pip install rich" in done.stdout
+
+
+def test_a_disabled_run_iterates_too(monkeypatch):
+    monkeypatch.setenv("TRACKER_DISABLED", "1")
+
+    with tracker.track("x", budget={"energy_j": 1}) as live:
+        assert list(live.iterate(range(3))) == [0, 1, 2] and live.progress() is None
