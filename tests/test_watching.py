@@ -48,6 +48,7 @@ def watched(**changes) -> Watched:
         "read_at": AT,
         "devices": {("gpu", f"GPU-{number}"): replace(GPU, key=f"GPU-{number}") for number in range(8)},
         "power_w": {("gpu", f"GPU-{number}"): powers for number in range(8)},
+        "power_at": AT,
         "mark": Mark(START, 1.0, {"step": 12, "loss": 0.25}),
     }
     return Watched(**{**fields, **{key: value for key, value in changes.items() if key in fields}})
@@ -59,7 +60,7 @@ finetune  run-1  running 1.01 min
 modelled energy CO2e; coverage 87.5 %
 +- GPU 0 NVIDIA H100 ----------------+
 | 700 W of 700 W ################### |
-| 1.00 Wh, counter .+ @              |
+| 1.00 Wh, counter              .+ @ |
 +------------------------------------+
 grid 400 g/kWh (user, static, from 12:00)
 progress: step 12, loss 0.25
@@ -109,8 +110,8 @@ def test_what_is_unknown_is_unknown_and_measured_and_modelled_stay_apart():
     silent = watched(power_w={("gpu", "GPU-0"): (math.nan,)})
 
     assert "energy unknown; emissions unknown; coverage unknown" in frame_of([unknown], Look(200), AT, "x")
-    assert "unknown" in " ".join(frame_of([silent], Look(200), AT, "x"))
-    assert "power unknown" in " ".join(frame_of([silent], Look(30), AT, "x"))
+    assert "unknown: not read yet" in " ".join(frame_of([silent], Look(200), AT, "x"))
+    assert "unknown" in " ".join(frame_of([silent], Look(30), AT, "x"))
     assert " 0 W" not in " ".join(frame_of([silent], Look(200), AT, "x"))
     assert "modelled (an estimate)" in plain_line(watched(), AT)
 
@@ -163,7 +164,7 @@ def test_a_watcher_sees_power_second_by_second_and_reads_no_second_twice(db):
 
 def test_records_are_read_as_often_as_they_are_cheap(db):
     writer = a_live_writer(db)
-    clock = iter([0.0, 0.0, 1.0] + [2.0] * 9)  # listed at 0; the record takes from 0 to 1
+    clock = iter([0.0, 0.0, 0.0, 1.0] + [2.0] * 9)  # listed at 0; the record takes from 0 to 1
     watcher = Watcher(db=db, clock_s=lambda: next(clock), now=lambda: AT)
     (first,) = watcher.look()
     writer.commit_second(second(0), after(1))

@@ -5,24 +5,25 @@ from __future__ import annotations
 import os
 import select
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Final
 
 import click
 
 from tracker.cli.options import database, db_option, json_of
-from tracker.views.watching import Look, frame_of, plain_line
+from tracker.views.watching import Look, frame_of, nothing_runs, plain_line
 
 _ENTER: Final = "\x1b[?1049h\x1b[?25l"  # another screen, without a cursor
 _LEAVE: Final = "\x1b[?25h\x1b[?1049l"
 _HOME: Final = "\x1b[H"
 _REST_OF_LINE: Final = "\x1b[K"
 _REST_OF_SCREEN: Final = "\x1b[J"
-_QUIT: Final = ("q", "Q", "\x1b", "\x03")
+_QUIT: Final = ("q", "Q", "\x1b", "\x03", "\x04")  # the escape key alone: those of arrows begin with it
 
 
 @click.command(short_help="Running runs, live in the terminal.")
@@ -49,16 +50,19 @@ def watch(run_id: str | None, interval: float, once: bool, is_ascii: bool, db: s
     label = label_of(place)
     is_ascii = is_ascii or not _takes_boxes()
 
+    has_screen = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    has_colours = has_screen and not os.environ.get("NO_COLOR")  # no-color.org: an empty one is none
+
     def frame(height: int) -> list[str]:
-        width = shutil.get_terminal_size((80, 24)).columns
-        has_colours = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-        return frame_of(watcher.look(), Look(width, height, is_ascii, has_colours), datetime.now(UTC), label)
+        look = Look(shutil.get_terminal_size((80, 24)).columns, height, is_ascii, has_colours)
+        watched = watcher.look()
+        return frame_of(watched, look, datetime.now(UTC), label, watcher.trouble)
 
     if as_json:
         click.echo(json_of([one.run.to_dict() for one in watcher.look()]))
     elif once:
         click.echo("\n".join(frame(0)))
-    elif sys.stdout.isatty():
+    elif has_screen:
         with _screen() as key_within:
             while True:
                 lines = frame(shutil.get_terminal_size((80, 24)).lines - 1)
@@ -68,14 +72,19 @@ def watch(run_id: str | None, interval: float, once: bool, is_ascii: bool, db: s
                 if key_within(interval) in _QUIT:
                     return
     else:
-        try:
+        with suppress(KeyboardInterrupt, BrokenPipeError):
+            has_told = False  # once, that nothing runs
             while True:
-                for one in watcher.look():
-                    click.echo(plain_line(one, datetime.now(UTC)))
+                watched, at = watcher.look(), datetime.now(UTC)
+                for one in watched:
+                    click.echo(plain_line(one, at, is_ascii=is_ascii))
+                if watcher.trouble:
+                    click.echo(f"tracker: {watcher.trouble}", err=True)
+                elif not watched and not has_told:
+                    click.echo(nothing_runs(label, at, is_ascii=is_ascii))
+                has_told = not watched
                 sys.stdout.flush()
                 time.sleep(interval)
-        except (KeyboardInterrupt, BrokenPipeError):
-            return
 
 
 @contextmanager
@@ -86,20 +95,30 @@ def _screen() -> Iterator[Callable[[float], str]]:
         import tty
     except ImportError:  # Windows: no single keys; Ctrl-C ends it
         termios = None  # type: ignore[assignment]
-    before = None
-    if termios is not None and sys.stdin.isatty():
-        before = termios.tcgetattr(sys.stdin)
-        tty.setcbreak(sys.stdin)
+    before = termios.tcgetattr(sys.stdin) if termios is not None and sys.stdin.isatty() else None
+    due_s = time.monotonic()
 
     def key_within(seconds: float) -> str:
-        if before is None:
-            time.sleep(seconds)
-            return ""
-        ready, _, _ = select.select([sys.stdin], [], [], seconds)
-        return os.read(sys.stdin.fileno(), 1).decode("ascii", "replace") if ready else ""
+        """What was typed until the next look is due; "q" where nothing can be typed any more."""
+        nonlocal due_s
+        due_s = max(due_s + seconds, time.monotonic())
+        while (left_s := due_s - time.monotonic()) > 0:
+            if before is None:
+                time.sleep(left_s)
+            elif select.select([sys.stdin], [], [], left_s)[0]:
+                typed = os.read(sys.stdin.fileno(), 64).decode("ascii", "replace") or "q"
+                if typed in _QUIT:
+                    return typed
+        return ""
 
-    sys.stdout.write(_ENTER)
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    terminated = signal.signal(signal.SIGTERM, end)
     try:
+        if before is not None:
+            tty.setcbreak(sys.stdin)
+        sys.stdout.write(_ENTER)
         yield key_within
     except KeyboardInterrupt:
         pass
@@ -108,6 +127,7 @@ def _screen() -> Iterator[Callable[[float], str]]:
         sys.stdout.flush()
         if before is not None:
             termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+        signal.signal(signal.SIGTERM, terminated)
 
 
 def _takes_boxes() -> bool:

@@ -97,7 +97,7 @@ def complete(run: Run, unsettled: Unsettled) -> Run:
 
 def accounts_of(run: Run, started_at: datetime, unsettled: Unsettled) -> list[DeviceAccount]:
     """What is known of the energy of each device of a run, whether settled in slots or not."""
-    gap_us = gap_us_of(_interval_s(run))
+    gap_us = gap_us_of(interval_s_of(run))
     parts: dict[int, list[DeviceAccount]] = {index: [] for index in range(len(unsettled.devices))}
     for tail in unsettled.tails:
         segment = unsettled.segments[tail.segment]
@@ -164,7 +164,8 @@ def _account_of(tail: Tail, start_us: int, gap_us: int) -> DeviceAccount:
     return ledger.account()
 
 
-def _interval_s(run: Run) -> float | None:
+def interval_s_of(run: Run) -> float | None:
+    """The interval that was asked for; None: that of each sensor."""
     given = run.provenance.get("settings", {}).get("interval_s", {}).get("value")
     return given if isinstance(given, (int, float)) else None
 

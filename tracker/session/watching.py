@@ -6,23 +6,29 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
 
 from tracker import settings as settings_module
 from tracker.curves import power_of
-from tracker.errors import RunNotFoundError
-from tracker.records import Device, Mark, Run
-from tracker.session.past import get, readers
-from tracker.store.reading import RunReader
+from tracker.errors import RunNotFoundError, StoreError
+from tracker.records import Device, Mark, Run, Samples, datetime_of
+from tracker.session.account import gap_us_of
+from tracker.session.past import get, interval_s_of, reader_with, readers
+from tracker.store.recent import recent
 from tracker.units import MICROSECONDS_PER_S
 from tracker.views.watching import DeviceKey, Watched
+
+if TYPE_CHECKING:
+    from tracker.records import FloatColumn, IntColumn
 
 KEPT_S: Final = 240  # of power: as wide as a terminal is
 SHARE: Final = 0.007  # of a core that whole records may cost: those of long runs are read less often
 LIST_EACH_S: Final = 5.0  # until it is looked whether other runs have begun
+_SET_BACK_S: Final = 5  # readings that lie so far back are not late, but of a calendar clock that was set
 
 
 class Watcher:
@@ -33,6 +39,13 @@ class Watcher:
         db: database file or SQLAlchemy URL; by default that of the settings.
         clock_s: a monotonic clock.
         now: the calendar clock.
+
+    Attributes:
+        trouble: why the last look saw less than there is; "" where it saw all.
+
+    Raises:
+        RunNotFoundError: there is no such run.
+        StoreError: the database cannot be read.
     """
 
     def __init__(
@@ -43,86 +56,142 @@ class Watcher:
         clock_s: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._run_id = None if run_id is None else get(run_id, db=db).id
+        self.trouble = ""
         self._db = db
         self._clock_s = clock_s
         self._now = now
         self._followed: dict[str, _Followed] = {}
         self._listed_s = -math.inf
+        self._only_run = run_id is not None
+        if run_id is not None:
+            run = get(run_id, db=db)
+            self._followed[run.id] = _Followed(run, now())
+        else:
+            self._follow()
 
     def look(self) -> list[Watched]:
         """The runs as they are now; those that have ended since they were first seen stay, with their end.
 
-        Raises:
-            StoreError: the database cannot be read.
+        What cannot be read at present stays as it was, and trouble says why.
         """
-        clock_s = self._clock_s()
-        if clock_s - self._listed_s >= LIST_EACH_S:
-            self._listed_s = clock_s
+        self.trouble = ""
+        try:
             self._follow()
-        for followed in self._followed.values():
-            followed.look(self._clock_s, self._now)
+        except StoreError as exc:
+            self.trouble = str(exc)
+        for run_id, followed in self._followed.items():
+            try:
+                try:
+                    followed.look(self._clock_s, self._now)
+                except (RunNotFoundError, StoreError):  # a run file, say, that was folded into its database
+                    followed.take(get(run_id, db=self._db), self._now())
+            except (RunNotFoundError, StoreError) as exc:
+                self.trouble = str(exc)
         return [followed.watched() for followed in self._followed.values()]
 
     def _follow(self) -> None:
         """Take up the runs that have begun since."""
-        if self._run_id is not None:
-            found = {self._run_id: get(self._run_id, db=self._db)} if not self._followed else {}
-        else:
-            found = {
-                run_id: reader.get(run_id)
-                for reader in readers(self._db)
-                for run_id in reader.running_ids()
-                if run_id not in self._followed
-            }
-        for run_id, run in found.items():
-            if isinstance(run.source, RunReader):
-                self._followed[run_id] = _Followed(run, run.source)
+        clock_s = self._clock_s()
+        if self._only_run or clock_s - self._listed_s < LIST_EACH_S:
+            return
+        self._listed_s = clock_s
+        for reader in readers(self._db):
+            for run_id in reader.running_ids():
+                if run_id not in self._followed:
+                    self._followed[run_id] = _Followed(reader.get(run_id), self._now())
 
 
 class _Followed:
     """One run: its record, read as often as its cost allows, and its power, read each time."""
 
-    def __init__(self, run: Run, reader: RunReader) -> None:
-        self._run = run
-        self._reader = reader
-        self._read_at = datetime.now(UTC)
+    def __init__(self, run: Run, read_at: datetime) -> None:
         self._due_s = -math.inf
         self._devices: dict[DeviceKey, Device] = {}
         self._power_w: dict[DeviceKey, deque[float]] = {}
-        self._through_s: dict[DeviceKey, int] = {}
+        self._through_s: dict[DeviceKey, int] = {}  # the second of the newest power, since 1970
         self._mark: Mark | None = None
+        self.take(run, read_at)
+
+    def take(self, run: Run, read_at: datetime) -> None:
+        """What was read of the run elsewhere."""
+        self._run, self._read_at, self._reader = run, read_at, reader_with(run)
+        self._gap_us = gap_us_of(interval_s_of(run))
 
     def watched(self) -> Watched:
-        power_w = {key: tuple(powers) for key, powers in self._power_w.items()}
-        return Watched(self._run, self._read_at, dict(self._devices), power_w, self._mark)
+        newest_s = max(self._through_s.values(), default=None)
+        power_w = {}
+        for key, powers in self._power_w.items():
+            behind_s = (newest_s or 0) - self._through_s[key]
+            is_silent = behind_s * MICROSECONDS_PER_S > self._gap_us
+            power_w[key] = (*powers, *[math.nan] * (min(behind_s, KEPT_S) if is_silent else 0))
+        power_at = None if newest_s is None else datetime_of(newest_s * MICROSECONDS_PER_S)
+        return Watched(self._run, self._read_at, dict(self._devices), power_w, power_at, self._mark)
 
     def look(self, clock_s: Callable[[], float], now: Callable[[], datetime]) -> None:
+        """Read what is new.
+
+        Raises:
+            RunNotFoundError, StoreError: it cannot be read where it was.
+        """
         if self._run.status != "running":
+            self._mark = self._mark or self._reader.last_mark(self._run.id)
             return
-        with suppress(RunNotFoundError):  # a run file that was folded into its database since
-            self._look_at_power()
-            before_s = clock_s()
-            if before_s >= self._due_s:
-                self._run, self._read_at = self._reader.get(self._run.id), now()
-                self._mark = self._reader.last_mark(self._run.id)
-                self._due_s = before_s + (clock_s() - before_s) / SHARE
+        self._look_at_power()
+        self._mark = self._reader.last_mark(self._run.id)
+        before_s = clock_s()
+        if before_s >= self._due_s:
+            self.take(self._reader.get(self._run.id), now())
+            self._due_s = before_s + (clock_s() - before_s) / SHARE
 
     def _look_at_power(self) -> None:
-        for samples in self._reader.recent(self._run.id):
+        pieces: dict[DeviceKey, list[Samples]] = {}
+        for samples in recent(self._reader, self._run.id, self._since_unix_us(), KEPT_S * MICROSECONDS_PER_S):
             key = samples.device.kind, samples.device.key
             self._devices[key] = samples.device
-            unix_us, power_w = power_of([samples])
-            seconds = unix_us // MICROSECONDS_PER_S
-            powers = self._power_w.setdefault(key, deque(maxlen=KEPT_S))
-            for second, power in zip(seconds.tolist(), power_w.tolist(), strict=True):
-                through_s = self._through_s.get(key, second - 1)
-                if second <= through_s:
-                    continue
-                # A second without a reading stays empty; the clock that was set is not a gap of hours.
-                powers.extend([math.nan] * min(second - through_s - 1, KEPT_S))
-                powers.append(power)
-                self._through_s[key] = second
+            pieces.setdefault(key, []).append(samples)
+        for key, of_device in pieces.items():
+            unix_us, power_w = power_of(of_device)
+            if len(unix_us):
+                self._append(key, unix_us, power_w)
+
+    def _since_unix_us(self) -> int | None:
+        """From when on readings are wanted: some are read again, so that nothing is missing between two looks."""
+        through_s = min(self._through_s.values(), default=None)
+        return None if through_s is None else through_s * MICROSECONDS_PER_S - 2 * self._gap_us
+
+    def _append(self, key: DeviceKey, unix_us: IntColumn, power_w: FloatColumn) -> None:
+        last_s = int(unix_us[-1]) // MICROSECONDS_PER_S
+        through_s = self._through_s.get(key)
+        if through_s is not None and last_s < through_s - _SET_BACK_S:
+            through_s = None
+        if through_s is None or last_s - through_s >= KEPT_S:
+            self._power_w[key] = deque(maxlen=KEPT_S)
+            first_s = max(int(unix_us[0]) // MICROSECONDS_PER_S, last_s - KEPT_S + 1)
+        elif last_s < through_s:
+            return
+        else:
+            self._power_w[key].pop()  # that second had not ended
+            first_s = through_s
+        self._power_w[key].extend(by_second(unix_us, power_w, first_s, last_s, self._gap_us).tolist())
+        self._through_s[key] = last_s
+
+
+def by_second(unix_us: IntColumn, power_w: FloatColumn, first_s: int, last_s: int, gap_us: int) -> FloatColumn:
+    """The newest power at the end of each second from the first to the last; NaN where it is older than the gap.
+
+    Readings are drawn at random within their periods, so that a second with none of its own is no gap.
+
+    Args:
+        unix_us: (n,) int64, not falling.
+        power_w: (n,) float64.
+
+    Returns:
+        (last_s - first_s + 1,) float64.
+    """
+    end_us = np.arange(first_s + 1, last_s + 2, dtype=np.int64) * MICROSECONDS_PER_S
+    which = np.searchsorted(unix_us, end_us) - 1
+    is_known = (which >= 0) & (end_us - unix_us[which] <= gap_us)
+    return np.where(is_known, power_w[which], np.nan)
 
 
 def label_of(db: str | Path | None) -> str:

@@ -279,7 +279,7 @@ class RunReader:
     def each_samples(self, run_id: str) -> Iterator[tuple[int, Samples]]:
         """As samples, one at a time, since those of a long run fill the memory; with the number of the device."""
         with self._snapshot() as connection:
-            for tail in _tails(connection, run_id, _devices(connection, run_id), everything=True):
+            for tail in _tails(connection, run_id, devices_of(connection, run_id), everything=True):
                 yield tail.device_index, tail.samples
 
     def running_ids(self) -> list[str]:
@@ -289,26 +289,10 @@ class RunReader:
         with self._snapshot() as connection:
             return self._live_ids(connection)
 
-    def recent(self, run_id: str) -> list[Samples]:
-        """The readings that are not sealed yet, of each segment and device that has any: at most about a minute."""
-        found = []
-        with self._snapshot() as connection:
-            devices = _devices(connection, run_id)
-            for row in _segment_rows(connection, [run_id])[run_id]:
-                hot = _hot(connection, run_id, row.segment)
-                if not len(hot):
-                    continue
-                newest = max(_clock_pairs(connection, run_id, row.segment), key=lambda pair: pair.boottime_us)
-                for index, device in enumerate(devices):
-                    of_device = hot[hot[:, 0] == index]
-                    if len(of_device):
-                        found.append(joined(device, [samples_of_hot(device, of_device)], newest.unix_offset_us))
-        return found
-
     def devices(self, run_id: str) -> tuple[Device, ...]:
         """The devices of a run, in the order that slots number them."""
         with self._snapshot() as connection:
-            return _devices(connection, run_id)
+            return devices_of(connection, run_id)
 
     def last_readings(self, run_id: str, of: Segment) -> dict[tuple[str, str], Reading]:
         """The newest reading of each device of a machine since its boot, by kind and key.
@@ -323,7 +307,7 @@ class RunReader:
                 for row in _segment_rows(connection, [run_id])[run_id]
                 if (row.host, row.boot_id) == (mapping.storable(of.host), of.boot_id)
             ]
-            for tail in _tails(connection, run_id, _devices(connection, run_id), everything=False):
+            for tail in _tails(connection, run_id, devices_of(connection, run_id), everything=False):
                 reading = last_reading(tail.samples)
                 identity = (tail.samples.device.kind, tail.samples.device.key)
                 if tail.segment in here and (identity not in last or last[identity].t_us < reading.t_us):
@@ -345,9 +329,9 @@ class RunReader:
             return [mapping.mark_of(row) for row in connection.execute(query)]
 
     def last_mark(self, run_id: str) -> Mark | None:
-        """The newest mark; None: there is none."""
+        """The newest mark of the newest process that made any; None: there is none."""
         c = tables.marks.c
-        query = sa.select(tables.marks).where(c.run_id == run_id).order_by(c.unix_us.desc(), c.seq.desc()).limit(1)
+        query = sa.select(tables.marks).where(c.run_id == run_id).order_by(c.segment.desc(), c.seq.desc()).limit(1)
         with self._snapshot() as connection:
             row = connection.execute(query).first()
         return None if row is None else mapping.mark_of(row)
@@ -396,6 +380,12 @@ class RunReader:
         if self._database is None or self._database.version is None:
             self._database = open_for_reading(self._db)
         return self._database
+
+    @contextmanager
+    def snapshot(self) -> Iterator[sa.Connection]:
+        """A connection for queries of other modules, whose queries all see the same moment."""
+        with self._snapshot() as connection:
+            yield connection
 
     @contextmanager
     def _snapshot(self) -> Iterator[sa.Connection]:
@@ -514,7 +504,8 @@ def _segment_rows(connection: sa.Connection, ids: Sequence[str]) -> defaultdict[
     return _by_run(connection, sa.select(tables.segments).order_by(c.segment), c.run_id, ids)
 
 
-def _devices(connection: sa.Connection, run_id: str) -> tuple[Device, ...]:
+def devices_of(connection: sa.Connection, run_id: str) -> tuple[Device, ...]:
+    """The devices of a run, in the order that slots and chunks number them."""
     c = tables.devices.c
     rows = connection.execute(sa.select(tables.devices).where(c.run_id == run_id).order_by(c.device_index))
     return tuple(mapping.device_of(row) for row in rows)
@@ -531,7 +522,7 @@ def _slots(connection: sa.Connection, run_id: str) -> list[Slot]:
 
 
 def _unsettled(connection: sa.Connection, run_id: str) -> Unsettled:
-    devices = _devices(connection, run_id)
+    devices = devices_of(connection, run_id)
     rows = _segment_rows(connection, [run_id])[run_id]
     return Unsettled(
         devices=devices,
@@ -546,7 +537,7 @@ def _tails(connection: sa.Connection, run_id: str, devices: Sequence[Device], *,
     """The readings of each segment and device, from the last settled one on or all of them."""
     for row in _segment_rows(connection, [run_id])[run_id]:
         pairs = _clock_pairs(connection, run_id, row.segment)
-        hot = _hot(connection, run_id, row.segment)
+        hot = hot_of(connection, run_id, row.segment)
         for index, device in enumerate(devices):
             settled_us = None if everything else _settled_us(connection, run_id, row.segment, index)
             pieces = _sealed(connection, run_id, row.segment, index, device, settled_us)
@@ -591,7 +582,7 @@ def _settled_us(connection: sa.Connection, run_id: str, segment: int, device_ind
     return connection.scalars(query).first()
 
 
-def _hot(connection: sa.Connection, run_id: str, segment: int) -> Any:
+def hot_of(connection: sa.Connection, run_id: str, segment: int) -> Any:
     """Rows of all devices since the last seal, shape (n, 5)."""
     c = tables.hot_readings.c
     query = sa.select(c.payload).where(c.run_id == run_id, c.segment == segment).order_by(c.seq)
@@ -602,3 +593,14 @@ def _clock_pairs(connection: sa.Connection, run_id: str, segment: int) -> list[C
     c = tables.clock_pairs.c
     query = sa.select(c.boottime_us, c.monotonic_us, c.unix_us).where(c.run_id == run_id, c.segment == segment)
     return [ClockPair(*row) for row in connection.execute(query)]
+
+
+def clock_offsets(connection: sa.Connection, run_id: str, start_us: int, end_us: int) -> list[tuple[int, int]]:
+    """Of each segment its number, and what its clock lacks to the calendar in [start_us, end_us), in µs."""
+    middle_us = (start_us + end_us) // 2
+    found = []
+    for row in _segment_rows(connection, [run_id])[run_id]:
+        pairs = _clock_pairs(connection, run_id, row.segment)
+        nearest = min(pairs, key=lambda pair: abs(pair.unix_us - middle_us))
+        found.append((row.segment, nearest.unix_offset_us))
+    return found

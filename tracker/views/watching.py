@@ -19,6 +19,7 @@ _BOX_WIDTH: Final = 38
 _NARROWEST: Final = 24
 _MOST_WARNINGS: Final = 3
 _OLD_S: Final = 3.0  # figures that are older than that say of when they are
+_OLD_POWER_S: Final = 10.0  # likewise; readings are committed each second, on another machine by another clock
 _SPARKS: Final = "▁▂▃▄▅▆▇█"
 _ASCII_SPARKS: Final = "_.-=+*#@"
 
@@ -33,7 +34,8 @@ class Watched:
         run: as last read.
         read_at: when that was; its figures are of then.
         devices: what is known of them beside their energy, by kind and key.
-        power_w: the power of each device, second by second, the newest last; NaN where a second has no reading.
+        power_w: the power of each device, second by second, the newest last; NaN where it is unknown.
+        power_at: the newest reading of any device; None: there is none.
         mark: the newest; None: none.
     """
 
@@ -41,6 +43,7 @@ class Watched:
     read_at: datetime
     devices: Mapping[DeviceKey, Device]
     power_w: Mapping[DeviceKey, Sequence[float]]
+    power_at: datetime | None
     mark: Mark | None
 
 
@@ -54,24 +57,22 @@ class Look:
     has_colours: bool = False
 
 
-def frame_of(watched: Sequence[Watched], look: Look, at: datetime, place: str) -> list[str]:
+def frame_of(watched: Sequence[Watched], look: Look, at: datetime, place: str, trouble: str = "") -> list[str]:
     """The lines that show these runs, none wider than the terminal and no more of them than it is high.
 
     Args:
         at: the present.
         place: the database, for the case that nothing runs.
+        trouble: why the runs could not be read at present; "" where they could.
     """
-    if not watched:
-        return wrap(f"no runs are going on in {printable(place)} ({at.astimezone():%H:%M:%S})", look.width)
-    lines: list[str] = []
+    if not watched and not trouble:
+        return wrap(nothing_runs(place, at, is_ascii=look.is_ascii), look.width)
+    head = [_yellow(line, look) for line in wrap(_safe(f"! cannot be read at present: {trouble}", look), look.width)]
+    lines = head = head if trouble else []
     for one in watched:
-        if lines:
-            lines.append("")
-        lines.extend(_run_lines(one, look, at, are_boxes=True))
+        lines = [*lines, *([""] if lines else []), *_run_lines(one, look, at, are_boxes=True)]
     if look.height and len(lines) > look.height:
-        lines = []
-        for one in watched:
-            lines.extend(_run_lines(one, look, at, are_boxes=False))
+        lines = head + [line for one in watched for line in _run_lines(one, look, at, are_boxes=False)]
     if look.height and len(lines) > look.height:
         left = len(lines) - look.height + 1
         lines = [
@@ -81,23 +82,38 @@ def frame_of(watched: Sequence[Watched], look: Look, at: datetime, place: str) -
     return lines
 
 
-def plain_line(watched: Watched, at: datetime) -> str:
+def nothing_runs(place: str, at: datetime, *, is_ascii: bool = False) -> str:
+    """What is said where no run goes on."""
+    return _safe(f"no runs are going on in {place} ({at.astimezone():%H:%M:%S})", Look(0, is_ascii=is_ascii))
+
+
+def plain_line(watched: Watched, at: datetime, *, is_ascii: bool = False) -> str:
     """A run on one line, for where there is no terminal."""
     run = watched.run
-    powers = [_newest(powers) for (kind, _), powers in watched.power_w.items() if kind == "gpu"]
-    known = [power for power in powers if power is not None]
+    newest = [_newest(powers) for (kind, _), powers in watched.power_w.items() if kind == "gpu"]
+    known = [power for power in newest if power is not None]
+    of_all = "" if len(known) == len(newest) else f" ({len(known)} of {len(newest)}, the others unknown)"
+    is_on = run.status == "running"
     parts = [
         f"{at.astimezone():%Y-%m-%dT%H:%M:%S%z}",
         run.id,
-        printable(name_of(run)),
+        name_of(run),
         run.status,
         amounts.duration(run.duration_s),
-        f"GPUs {amounts.power(math.fsum(known)) if known else 'power unknown'}" if powers else "",
+        f"GPUs {amounts.power(math.fsum(known) if known else None)}{of_all}" if newest and is_on else "",
         _energy(run),
         _emissions(run),
         _progress(watched.mark),
+        "replayed" if run.is_replayed else "",
+        f"{len(run.warnings)} warnings" if run.warnings else "",
     ]
-    return "; ".join(filter(None, parts))
+    return _safe("; ".join(filter(None, parts)), Look(0, is_ascii=is_ascii))
+
+
+def _safe(text: str, look: Look) -> str:
+    """A text with what others have named, fit for the terminal."""
+    text = printable(text)
+    return text.encode("ascii", "backslashreplace").decode("ascii") if look.is_ascii else text
 
 
 def _run_lines(watched: Watched, look: Look, at: datetime, *, are_boxes: bool) -> list[str]:
@@ -106,14 +122,16 @@ def _run_lines(watched: Watched, look: Look, at: datetime, *, are_boxes: bool) -
     age_s = max(0.0, (at - watched.read_at).total_seconds()) if is_on else 0.0
     dated = f" (of {watched.read_at.astimezone():%H:%M:%S})" if age_s > _OLD_S else ""
     title = f"{name_of(run)}  {run.id}  {run.status} {amounts.duration(run.duration_s + age_s)}"
-    lines = [_bold(cut(printable(title), look.width), look)]
+    lines = [_bold(cut(_safe(title, look), look.width), look)]
     figures = f"{_energy(run)}; {_emissions(run)}; coverage {amounts.share(run.coverage)}{dated}"
     lines.extend(wrap(figures, look.width))
     if run.is_replayed:
         lines.extend(wrap("replayed: a recorded trace stands in for the hardware", look.width))
-    devices = [
-        device for device in run.devices if device.method != "none" or (device.kind, device.key) in watched.power_w
-    ]
+    power_at = watched.power_at
+    if is_on and power_at is not None and (at - power_at).total_seconds() > _OLD_POWER_S:
+        lines.extend(wrap(f"power is of {power_at.astimezone():%H:%M:%S}: nothing newer is here yet", look.width))
+    left_out = {(part.kind, part.key) for part in run.not_measured}
+    devices = [device for device in run.devices if (device.kind, device.key) not in left_out]
     gpus = [device for device in devices if device.kind == "gpu"]
     others = [device for device in devices if device.kind != "gpu"]
     if are_boxes and look.width >= _BOX_WIDTH:
@@ -125,17 +143,22 @@ def _run_lines(watched: Watched, look: Look, at: datetime, *, are_boxes: bool) -
         lines.append(cut("no device has been read yet", look.width))
     for text in (_grid(run), _progress(watched.mark)):
         if text:
-            lines.extend(wrap(text, look.width))
-    for part in run.not_measured[:_MOST_WARNINGS]:
+            lines.extend(wrap(_safe(text, look), look.width))
+    by_reason: dict[str, list[str]] = {}
+    for part in run.not_measured:
         label = KIND_LABELS[part.kind]
-        name = f"{label} {beside_label(label, part.name)}".rstrip()
-        lines.extend(wrap(printable(f"not measured: {name}: {part.reason}"), look.width))
-    for warning in run.warnings[:_MOST_WARNINGS]:
-        lines.extend(_yellow(line, look) for line in wrap(printable(f"! {warning}"), look.width))
-    more = len(run.warnings) - _MOST_WARNINGS
-    if more > 0:
-        lines.append(cut(f"! and {more} warnings more: tracker show {run.id}", look.width))
+        by_reason.setdefault(part.reason, []).append(f"{label} {beside_label(label, part.name)}".rstrip())
+    told = [f"not measured: {', '.join(names)}: {reason}" for reason, names in by_reason.items()]
+    lines.extend(_some(told, "", run, look))
+    lines.extend(_yellow(line, look) for line in _some(run.warnings, "! ", run, look))
     return lines
+
+
+def _some(texts: Sequence[str], sign: str, run: Run, look: Look) -> list[str]:
+    """The first of the texts, and how many more there are."""
+    more = len(texts) - _MOST_WARNINGS
+    shown = [*texts[:_MOST_WARNINGS], *([f"and {more} more: tracker show {run.id}"] if more > 0 else [])]
+    return [line for text in shown for line in wrap(_safe(f"{sign}{text}", look), look.width)]
 
 
 def _energy(run: Run) -> str:
@@ -159,22 +182,35 @@ def _grid(run: Run) -> str:
     newest = max(own, key=lambda value: (value.start is not None, value.start.timestamp() if value.start else 0.0))
     zone = f"{newest.zone}, " if newest.zone else ""
     when = f", from {newest.start.astimezone():%H:%M}" if newest.start is not None else ""
-    return printable(
-        f"grid {amounts.intensity(newest.intensity_g_per_kwh)} ({zone}{newest.provider}, {newest.status}{when})"
-    )
+    return f"grid {amounts.intensity(newest.intensity_g_per_kwh)} ({zone}{newest.provider}, {newest.status}{when})"
 
 
 def _progress(mark: Mark | None) -> str:
     if mark is None:
         return ""
     told = ", ".join(
-        f"{name} {value:.6g}" if isinstance(value, float) else f"{name} {value}" for name, value in mark.values.items()
+        f"{name} {value:.6g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in mark.values.items()
+        if name.removesuffix("s") not in mark.values or not name.endswith("s")  # "steps", made since the mark before
     )
     return cut(printable(f"progress: {told}"), 200)
 
 
 def _newest(powers: Sequence[float]) -> float | None:
-    return next((power for power in reversed(powers) if not math.isnan(power)), None)
+    """The power now; None: unknown."""
+    return None if not powers or math.isnan(powers[-1]) else powers[-1]
+
+
+def _power(watched: Watched, device: DeviceEnergy) -> str:
+    """The power now, or why it is unknown; of a run that has ended its mean."""
+    if watched.run.status != "running":
+        return f"mean {amounts.power(device.mean_power_w)}"
+    powers = watched.power_w.get((device.kind, device.key), ())
+    power_w = _newest(powers)
+    if power_w is not None:
+        return amounts.power(power_w)
+    silent_s = next((past for past, power in enumerate(reversed(powers)) if not math.isnan(power)), None)
+    return "unknown: not read yet" if silent_s is None else f"unknown: unread for {amounts.duration(silent_s)}"
 
 
 def _limit_w(watched: Watched, device: DeviceEnergy) -> float | None:
@@ -182,10 +218,10 @@ def _limit_w(watched: Watched, device: DeviceEnergy) -> float | None:
     return None if known is None or known.max_power_mw is None else known.max_power_mw / MILLIWATTS_PER_W
 
 
-def _title(device: DeviceEnergy, number: int | None) -> str:
+def _title(device: DeviceEnergy, number: int | None, look: Look) -> str:
     label = KIND_LABELS[device.kind]
     which = f"{label} {device.attributes.get('index', number)}" if number is not None else label
-    return printable(f"{which} {beside_label(label, device.name)}".strip())
+    return _safe(f"{which} {beside_label(label, device.name)}".strip(), look)
 
 
 def _against_limit(power_w: float | None, limit_w: float | None, columns: int, look: Look) -> str:
@@ -212,13 +248,20 @@ def _spark(powers: Sequence[float], columns: int, look: Look) -> str:
 def _box(watched: Watched, device: DeviceEnergy, number: int, look: Look) -> list[str]:
     inner = _BOX_WIDTH - 4
     powers = watched.power_w.get((device.kind, device.key), ())
-    power_w, limit_w = _newest(powers), _limit_w(watched, device)
-    of_limit = f"{amounts.power(power_w)}" + (f" of {amounts.power(limit_w)}" if limit_w is not None else "")
+    limit_w = _limit_w(watched, device)
+    power_w = _newest(powers) if watched.run.status == "running" else device.mean_power_w
+    limit = "limit unknown" if limit_w is None else f"of {amounts.power(limit_w)}"
+    of_limit = (
+        f"{_power(watched, device)}{', ' if limit_w is None else ' '}{limit}"
+        if power_w is not None
+        else _power(watched, device)
+    )
     bar = _against_limit(power_w, limit_w, inner - columns_of(of_limit) - 1, look)
-    energy = f"{amounts.energy(device.energy_j)}, {device.method}"
-    spark = _spark(powers, inner - columns_of(energy) - 1, look)
+    energy = f"{amounts.energy(device.energy_j)}, {_method(device)}"
+    room = inner - columns_of(energy) - 1
+    spark = _spark(powers, room, look).rjust(room)
     across, down, corners = ("-", "|", "++++") if look.is_ascii else ("─", "│", "┌┐└┘")
-    title = cut(_title(device, number), inner)
+    title = cut(_title(device, number, look), inner)
     top = f"{corners[0]}{across} {title} {across * (inner - columns_of(title) - 1)}{corners[1]}"
     rows = [f"{of_limit} {bar}", f"{energy} {spark}"]
     body = [f"{down} {_padded(cut(row, inner), inner)} {down}" for row in rows]
@@ -226,22 +269,26 @@ def _box(watched: Watched, device: DeviceEnergy, number: int, look: Look) -> lis
 
 
 def _boxes(boxes: Sequence[list[str]], look: Look) -> list[str]:
-    """Boxes beside each other, as many as there is room for."""
-    each = max(1, (look.width + 1) // (_BOX_WIDTH + 1))
+    """Boxes beside each other, equally many in each row where that takes no row more."""
+    if not boxes:
+        return []
+    most = max(1, (look.width + 1) // (_BOX_WIDTH + 1))
+    each = math.ceil(len(boxes) / math.ceil(len(boxes) / most))
     lines: list[str] = []
     for start in range(0, len(boxes), each):
         lines.extend(" ".join(parts) for parts in zip(*boxes[start : start + each], strict=True))
     return lines
 
 
+def _method(device: DeviceEnergy) -> str:
+    return {"model": "model, an estimate", "none": "no energy yet"}.get(device.method, device.method)
+
+
 def _row(watched: Watched, device: DeviceEnergy, number: int | None, look: Look) -> str:
     powers = watched.power_w.get((device.kind, device.key), ())
-    power_w = _newest(powers)
-    method = "model, an estimate" if device.method == "model" else device.method
-    power = amounts.power(power_w) if power_w is not None else "power unknown"
-    figures = f"{power:>9}  {amounts.energy(device.energy_j)}, {method}"
+    figures = f"{_power(watched, device):>9}  {amounts.energy(device.energy_j)}, {_method(device)}"
     room = look.width - columns_of(figures) - 2
-    name = cut(_title(device, number), max(_NARROWEST // 2, min(30, room)))
+    name = cut(_title(device, number, look), max(_NARROWEST // 2, min(30, room)))
     line = f"{_padded(name, min(30, max(0, room)))}  {figures}"
     left = look.width - columns_of(line) - 2
     return cut(f"{line}  {_spark(powers, left, look)}".rstrip() if left > 4 else line, look.width)
