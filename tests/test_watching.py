@@ -7,24 +7,41 @@ import json
 import math
 import os
 import pty
+import random
 import select
+import shutil
 import signal
 import struct
 import subprocess
 import sys
 import termios
 import time
+from array import array
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
-from stored_runs import GPU, START, a_full_run, after, second, store_run, writer_of
+from stored_runs import (
+    BOOT_US,
+    GPU,
+    SECOND_US,
+    START,
+    a_full_run,
+    a_run,
+    after,
+    chunks,
+    second,
+    store_run,
+    writer_of,
+)
 
 import tracker
 from tracker.cli import cli
-from tracker.records import DeviceEnergy, Mark, NotMeasured
-from tracker.session.watching import Watcher
+from tracker.records import ClockPair, DeviceEnergy, Mark, NotMeasured, Reading
+from tracker.session.watching import KEPT_S, Watcher, by_second
+from tracker.store.codec import append_reading
 from tracker.store.opening import open_for_writing
 from tracker.store.writing import RunWriter
 from tracker.views.tables import columns_of
@@ -116,6 +133,62 @@ def test_what_is_unknown_is_unknown_and_measured_and_modelled_stay_apart():
     assert "modelled (an estimate)" in plain_line(watched(), AT)
 
 
+def test_a_device_that_has_fallen_silent_has_no_power_now():
+    """As a GPU that was lost: its last reading is not what it draws."""
+    powers = {("gpu", f"GPU-{number}"): (350.0,) for number in range(8)}
+    silent = watched(power_w={**powers, ("gpu", "GPU-3"): (700.0, *[math.nan] * 90)})
+
+    boxes, rows = ("\n".join(frame_of([silent], Look(200, height), AT, "x")) for height in (0, 15))
+    assert "unknown: unread for 1.50 min" in boxes and "unknown: unread for 1.50 min" in rows
+    assert boxes.count("350 W of 700 W") == 7
+    assert "GPUs 2.45 kW (7 of 8, the others unknown)" in plain_line(silent, AT)
+
+
+def test_power_of_a_database_that_is_behind_is_dated():
+    behind = watched(power_at=AT - timedelta(seconds=40))
+
+    assert any("power is of " in line for line in frame_of([behind], Look(200), AT, "x"))
+    assert not any("power is of " in line for line in frame_of([watched()], Look(200), AT, "x"))
+
+
+def test_a_run_that_has_ended_shows_mean_power_and_none_now():
+    ended = watched(status="finished", ended_at=AT)
+
+    text = "\n".join(frame_of([ended], Look(200), AT, "x"))
+    assert "finished 1.01 min" in text and text.count("mean 1.00 W of 700 W") == 8 and "350 W" not in text
+    assert "GPUs" not in plain_line(ended, AT)
+
+
+def test_parts_that_are_not_measured_for_one_reason_share_a_line_and_have_no_row():
+    parts = tuple(NotMeasured("cpu", f"part {n}", f"reason {n // 2}", key=str(n)) for n in range(8))
+    device = DeviceEnergy("cpu", "1", "part 1", "none", None, None, None, None)
+    one = watched(not_measured=parts)
+
+    lines = frame_of([replace(one, run=replace(one.run, devices=(device,)))], Look(200), AT, "x")
+    assert "not measured: CPU part 0, CPU part 1: reason 0" in lines and "and 1 more: tracker show run-1" in lines
+    assert sum("part 1" in line for line in lines) == 1
+
+
+def test_in_ascii_other_letters_are_escaped():
+    named = watched(name="训练 é", mark=Mark(START, 1.0, {"é": 1}))
+
+    assert frame_of([named], Look(80, is_ascii=True), AT, "x")[0].startswith("\\u8bad\\u7ec3 \\xe9  run-1")
+    assert plain_line(named, AT, is_ascii=True).isascii() and "训练" in plain_line(named, AT)
+
+
+def test_what_was_made_since_the_mark_before_is_no_progress():
+    marked = watched(mark=Mark(START, 1.0, {"step": 12, "steps": 3, "tokens": 400}))
+
+    assert "progress: step 12, tokens 400" in frame_of([marked], Look(80), AT, "x")
+
+
+def test_trouble_stands_above_what_was_read_before():
+    lines = frame_of([watched()], Look(200), AT, "x", "x: is away")
+
+    assert lines[0] == "! cannot be read at present: x: is away" and lines[2].startswith("finetune")
+    assert frame_of([], Look(200), AT, "x", "x: is away") == lines[:1]
+
+
 def test_figures_that_are_old_say_of_when_they_are():
     old = frame_of([watched()], Look(200), AT + timedelta(seconds=10), "x")
 
@@ -141,7 +214,7 @@ def a_live_writer(path, run_id="live") -> RunWriter:
     from tracker.machine import this_segment
 
     run = replace(a_full_run(run_id), status="running", ended_at=None, devices=(), started_at=datetime.now(UTC))
-    return writer_of(path, run, this_segment())
+    return writer_of(path, run, replace(this_segment(), started=after(0)))
 
 
 def test_a_watcher_sees_power_second_by_second_and_reads_no_second_twice(db):
@@ -160,6 +233,85 @@ def test_a_watcher_sees_power_second_by_second_and_reads_no_second_twice(db):
     assert first.power_w["gpu", "GPU-1"] == powers[: len(first.power_w["gpu", "GPU-1"])]
     assert len(powers) == 8 and min(powers) >= 100.0
     assert then.power_w["cpu_package", "intel-rapl:0"][-1] == pytest.approx(10.0, rel=0.01)
+
+
+def test_a_second_without_a_reading_of_its_own_is_no_gap():
+    """One reading a second at a random instant of it, on a grid of seconds that is not the calendar's."""
+    draw = random.Random(1)
+    unix_us = np.array([round((1_000 + n + 0.4 + draw.random()) * 1e6) for n in range(60) if not 20 <= n < 30])
+    power_w = np.arange(float(len(unix_us)))
+
+    seconds_w = by_second(unix_us, power_w, 1_001, 1_058, 3_000_000)
+
+    gap = np.flatnonzero(np.isnan(seconds_w))
+    assert 7 <= len(gap) <= 9 and gap[0] >= 20 and gap[-1] <= 29 and len(gap) == gap[-1] - gap[0] + 1
+    assert seconds_w[-1] == power_w[unix_us < 1_059_000_000][-1]
+
+
+def test_sealed_readings_are_seen_and_only_the_newest_of_them(db):
+    writer = a_live_writer(db)
+    run = a_run("live", name="finetune")
+    for minute in range(10):
+        writer.seal(run, chunks(range(60 * minute, 60 * minute + 60)), [], after(60 * minute + 60))
+
+    (first,) = (watcher := Watcher(db=db)).look()
+    writer.commit_second(second(600), after(601))
+    (then,) = watcher.look()
+    writer.close()
+
+    assert (
+        len(first.power_w["gpu", "GPU-1"]) == KEPT_S
+        and not np.isnan(first.power_w["cpu_package", "intel-rapl:0"]).any()
+    )
+    assert then.power_at - first.power_at == timedelta(seconds=1)
+    assert then.power_w["gpu", "GPU-1"][:-2] == first.power_w["gpu", "GPU-1"][1:-1]
+
+
+def test_a_device_that_falls_silent_is_unknown_beside_those_that_go_on(db):
+    writer = a_live_writer(db)
+    writer.commit_second(second(0), after(1))
+    for index in range(1, 30):
+        rows = array("q")
+        append_reading(rows, 1, Reading(BOOT_US + index * SECOND_US, counter_uj=60_000_000 + index * 10_000_000))
+        writer.commit_second(rows, after(index + 1))
+    (one,) = Watcher(db=db).look()
+    writer.close()
+
+    assert one.power_w["gpu", "GPU-1"][0] == 100.0 and math.isnan(one.power_w["gpu", "GPU-1"][-1])
+    assert not math.isnan(one.power_w["cpu_package", "intel-rapl:0"][-1])
+
+
+def test_power_goes_on_after_the_calendar_clock_was_set_back(db):
+    writer = a_live_writer(db)
+    watcher = Watcher(db=db)
+    for index in range(4):
+        writer.commit_second(second(index), after(index + 1))
+    (before,) = watcher.look()
+
+    def set_back(seconds: float) -> ClockPair:
+        return replace(after(seconds), unix_us=after(seconds).unix_us - 3_600 * SECOND_US)
+
+    writer.seal(a_run("live"), chunks(range(4)), [], set_back(4))
+    writer.commit_second(second(4), set_back(5))
+    (then,) = watcher.look()
+    writer.close()
+
+    assert before.power_at - then.power_at > timedelta(minutes=59) and not math.isnan(then.power_w["gpu", "GPU-1"][-1])
+
+
+def test_a_run_file_that_is_folded_in_is_followed_into_its_database(db):
+    beside = db.parent / "runs.db.d" / "live.here.db"
+    beside.parent.mkdir()
+    writer = a_live_writer(beside)
+    watcher = Watcher(db=db)
+    assert [one.run.status for one in watcher.look()] == ["running"]
+    writer.close()
+    shutil.rmtree(beside.parent)
+    watcher.look()
+    assert "live" in watcher.trouble
+    store_run(db, a_full_run("live"))
+
+    assert [one.run.status for one in watcher.look()] == ["finished"] and watcher.trouble == ""
 
 
 def test_records_are_read_as_often_as_they_are_cheap(db):
