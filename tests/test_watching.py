@@ -17,6 +17,8 @@ import sys
 import termios
 import time
 from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -26,6 +28,7 @@ from click.testing import CliRunner
 from stored_runs import (
     BOOT_US,
     GPU,
+    ROOT,
     SECOND_US,
     START,
     a_full_run,
@@ -42,7 +45,6 @@ from tracker.cli import cli
 from tracker.records import ClockPair, DeviceEnergy, Mark, NotMeasured, Reading
 from tracker.session.watching import KEPT_S, Watcher, by_second
 from tracker.store.codec import append_reading
-from tracker.store.opening import open_for_writing
 from tracker.store.writing import RunWriter
 from tracker.views.tables import columns_of
 from tracker.views.watching import Look, Watched, frame_of, plain_line
@@ -366,40 +368,116 @@ def read_until(terminal: int, text: bytes, seconds: float = 20.0) -> bytes:
     return seen
 
 
-@pytest.mark.parametrize("how", ["q", "interrupt"])
+WATCH = "from tracker.cli import main; main(['watch', '--interval', '0.2'])"
+
+
+@contextmanager
+def in_a_terminal(lines: int, columns: int, **variables: str) -> Iterator[tuple[subprocess.Popen[bytes], int, int]]:
+    """The command in a terminal of that size: the process, our end of the terminal and its end."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+    environ = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES", "NO_COLOR")}
+    process = subprocess.Popen(
+        [sys.executable, "-c", WATCH],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        env={**environ, "TERM": "xterm", **variables},
+        start_new_session=True,
+    )
+    try:
+        yield process, master, slave
+    finally:
+        process.kill()
+        process.wait()
+        os.close(master)
+        os.close(slave)
+
+
+@pytest.mark.parametrize("how", ["q", "ctrl-c", "terminate"])
 def test_a_terminal_is_redrawn_at_its_new_size_and_left_as_it_was(db, how):
-    open_for_writing(db)
     writer = a_live_writer(db)
     writer.commit_second(second(0), after(1))
-    master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
-    before = termios.tcgetattr(slave)
-    code = "from tracker.cli import main; main(['watch', '--interval', '0.2'])"
-    environ = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")}
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=slave, stdout=slave, stderr=slave, env=environ, start_new_session=True
-    )
-    read_until(master, b"finetune")
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 10, 24, 0, 0))
-    read_until(master, b"\nenergy unknown;\x1b[K")  # wrapped at 24 columns
-    if how == "q":
-        os.write(master, b"q")
-    else:
-        process.send_signal(signal.SIGINT)
-    seen = read_until(master, b"\x1b[?25h\x1b[?1049l")
+    with in_a_terminal(30, 100) as (process, master, slave):
+        before = termios.tcgetattr(slave)
+        read_until(master, b"finetune")
+        assert termios.tcgetattr(slave) != before
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 10, 24, 0, 0))
+        read_until(master, b"\nenergy unknown;\x1b[K")  # wrapped at 24 columns
+        os.write(master, b"\x1b[A")  # an arrow, which begins as escape does
+        read_until(master, b"finetune")
+        if how == "q":
+            os.write(master, b"q")
+        else:
+            process.send_signal(signal.SIGINT if how == "ctrl-c" else signal.SIGTERM)
+        seen = read_until(master, b"\x1b[?25h\x1b[?1049l")
 
-    assert process.wait(timeout=20) == 0 and b"Traceback" not in seen
-    assert termios.tcgetattr(slave) == before
+        assert process.wait(timeout=20) == 0 and b"Traceback" not in seen
+        assert termios.tcgetattr(slave) == before
     writer.close()
-    os.close(master)
-    os.close(slave)
+
+
+def test_no_color_leaves_the_screen_without_colours_and_a_dumb_terminal_has_lines(db):
+    writer = a_live_writer(db)
+    writer.commit_second(second(0), after(1))
+    with in_a_terminal(30, 100, NO_COLOR="") as (_, master, _):
+        read_until(master, b"\x1b[1mfinetune")
+    with in_a_terminal(30, 100, NO_COLOR="1") as (_, master, _):
+        assert b"\x1b[1m" not in read_until(master, b"finetune")
+    with in_a_terminal(30, 100, TERM="dumb") as (_, master, _):
+        assert b"\x1b" not in read_until(master, b"; finetune; running; ")
+    writer.close()
+
+
+def test_a_run_of_another_process_is_shown_once_and_nothing_waits(db):
+    trace = ROOT / "examples" / "trace_8gpu.csv.gz"
+    code = f"""
+import sys, tracker
+with tracker.track("other", zone="FR", db={str(db)!r}) as run:
+    run.mark(step=7)
+    print("on", flush=True)
+    sys.stdin.readline()
+"""
+    other = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "TRACKER_REPLAY": str(trace), "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    other.stdout.readline()
+    command = [sys.executable, "-m", "tracker", "watch", "--once", "--ascii"]
+
+    def text() -> str:
+        environ = {**os.environ, "COLUMNS": "80", "PYTHONPATH": str(ROOT)}
+        return subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout
+
+    deadline_s = time.monotonic() + 20
+    while "grid 40.3" not in (shown := text()) and time.monotonic() < deadline_s:
+        pass
+    other.communicate("\n", timeout=20)
+
+    assert shown.startswith("other  ") and "  running " in shown and "replayed: a recorded trace" in shown
+    assert shown.count("+- GPU") == 8 and "progress: step 7" in shown and "grid 40.3 g/kWh (FR, bundled, static)" in shown
+    assert "no runs are going on" in text()
+
+
+def test_without_a_terminal_it_says_once_that_nothing_runs_and_waits(db):
+    process = subprocess.Popen([sys.executable, "-c", WATCH], stdout=subprocess.PIPE, text=True)
+    first = process.stdout.readline()
+    writer = a_live_writer(db)
+    second_line = process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    writer.close()
+
+    assert first.startswith("no runs are going on in ") and "; finetune; running; " in second_line
 
 
 def test_without_a_terminal_there_is_a_line_for_each_look(db):
     writer = a_live_writer(db)
     writer.commit_second(second(0), after(1))
-    code = "from tracker.cli import main; main(['watch', '--interval', '0.2'])"
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", WATCH], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     lines = [process.stdout.readline() for _ in range(3)]
     process.send_signal(signal.SIGINT)
     _, trouble = process.communicate(timeout=20)

@@ -92,7 +92,7 @@ class Watcher:
     def _follow(self) -> None:
         """Take up the runs that have begun since."""
         clock_s = self._clock_s()
-        if self._only_run or clock_s - self._listed_s < LIST_EACH_S:
+        if self._only_run or (self._followed and clock_s - self._listed_s < LIST_EACH_S):
             return
         self._listed_s = clock_s
         for reader in readers(self._db):

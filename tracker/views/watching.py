@@ -131,7 +131,7 @@ def _run_lines(watched: Watched, look: Look, at: datetime, *, are_boxes: bool) -
     if is_on and power_at is not None and (at - power_at).total_seconds() > _OLD_POWER_S:
         lines.extend(wrap(f"power is of {power_at.astimezone():%H:%M:%S}: nothing newer is here yet", look.width))
     left_out = {(part.kind, part.key) for part in run.not_measured}
-    devices = [device for device in run.devices if (device.kind, device.key) not in left_out]
+    devices = [d for d in run.devices if d.kind == "gpu" or (d.kind, d.key) not in left_out]
     gpus = [device for device in devices if device.kind == "gpu"]
     others = [device for device in devices if device.kind != "gpu"]
     if are_boxes and look.width >= _BOX_WIDTH:
@@ -178,7 +178,7 @@ def _emissions(run: Run) -> str:
 def _grid(run: Run) -> str:
     own = [use.value for use in run.intensity if use.value.signal == "average"]
     if not own:
-        return "intensity unknown"
+        return "grid: unknown, no energy has been priced yet"
     newest = max(own, key=lambda value: (value.start is not None, value.start.timestamp() if value.start else 0.0))
     zone = f"{newest.zone}, " if newest.zone else ""
     when = f", from {newest.start.astimezone():%H:%M}" if newest.start is not None else ""
