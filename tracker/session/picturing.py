@@ -27,10 +27,10 @@ def curves_of(run: Run, columns: int = COLUMNS) -> RunCurves:
         unix_us, power_w = power_of(by_device.get((device.kind, device.key), []))
         if len(unix_us):
             found.append((device, reduced(unix_us, power_w, start_us, end_us, columns)))
-    return RunCurves(tuple(found), _slots(run), start_us, end_us)
+    return RunCurves(tuple(found), slots_of(run), start_us, end_us)
 
 
-def _slots(run: Run) -> SlotCurves | None:
+def slots_of(run: Run) -> SlotCurves | None:
     """Measured energy of all devices, and what it emitted, by slot."""
     slots = run.source.slots(run.id) if isinstance(run.source, RunReader) else []
     modelled = {index for index, device in enumerate(run.devices) if device.method == "model"}

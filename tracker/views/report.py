@@ -68,15 +68,16 @@ def report_of(
     made = f"Made {at.astimezone(UTC):%Y-%m-%d %H:%M} UTC by gpu-energy-tracker {version}."
     blocks: list[Block] = [Heading(1, title), Paragraph(made)]
     if comparison is not None and len(runs) > 1:
-        blocks.extend(_compared(comparison))
+        blocks.extend(comparison_blocks(comparison))
     for run in runs:
         if len(runs) > 1:
             blocks.append(Heading(2, f"{name_of(run)} ({run.id})"))
-        blocks.extend(_on_run(run, pictures.get(run.id), 2 if len(runs) == 1 else 3))
+        blocks.extend(run_blocks(run, pictures.get(run.id), 2 if len(runs) == 1 else 3))
     return blocks
 
 
-def _compared(comparison: Comparison) -> Iterator[Block]:
+def comparison_blocks(comparison: Comparison) -> Iterator[Block]:
+    """Runs side by side."""
     yield Heading(2, "Side by side")
     for at, part in enumerate(comparison_parts(comparison)):
         yield Grid(part.titles, part.rows, tuple(part.right))
@@ -86,7 +87,8 @@ def _compared(comparison: Comparison) -> Iterator[Block]:
     yield from map(Paragraph, (*notes, *differing))
 
 
-def _on_run(run: Run, picture: bytes | None, level: int) -> Iterator[Block]:
+def run_blocks(run: Run, picture: bytes | None = None, level: int = 2) -> Iterator[Block]:
+    """One run in full, with headings of this level; without a picture, for a view that draws its own."""
     rows = [
         (section.label if at == 0 else "", line)
         for section in sections_of(run)
@@ -306,7 +308,7 @@ def runs_html(runs: Sequence[Run]) -> str:
 
 def comparison_html(comparison: Comparison) -> str:
     """Runs side by side for a notebook."""
-    return fragment_of(_compared(comparison) if comparison.runs else [Paragraph("no runs")])
+    return fragment_of(comparison_blocks(comparison) if comparison.runs else [Paragraph("no runs")])
 
 
 def _html(block: Block) -> Iterator[str]:

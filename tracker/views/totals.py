@@ -23,7 +23,19 @@ def totals_text(totals: Sequence[Total], width: int = 80) -> str:
     """
     if not any(total.runs for total in totals):
         return "no runs"
-    groups = list(totals[0].group)
+    titles, rows, right = totals_grid(totals)
+    if list(totals[0].group) == ["month"]:
+        titles.append("")
+        rows = [[*row, bar] for row, bar in zip(rows, _bars(totals), strict=True)]
+    lines = table([titles, *rows], width=width, flexible=range(len(totals[0].group)), right=right)
+    for note in totals_notes(totals):
+        lines.extend(wrap(note, width))
+    return "\n".join(lines)
+
+
+def totals_grid(totals: Sequence[Total]) -> tuple[list[str], list[list[str]], list[int]]:
+    """The titles and rows of the totals, and which of the columns are figures."""
+    groups = list(totals[0].group) if totals else []
     columns: list[tuple[str, list[str]]] = [(name, [_label(total.group[name]) for total in totals]) for name in groups]
     columns += [
         ("runs", [str(total.runs) for total in totals]),
@@ -34,8 +46,6 @@ def totals_text(totals: Sequence[Total], width: int = 80) -> str:
         ("modelled", [amounts.mass(total.emissions_modelled_g) for total in totals]),
         ("cover", [amounts.share(total.coverage) for total in totals]),
     ]
-    if groups == ["month"]:
-        columns.append(("", _bars(totals)))
     always = {*groups, "runs", "energy", "CO2e"}
     columns = [
         (title, cells)
@@ -45,15 +55,7 @@ def totals_text(totals: Sequence[Total], width: int = 80) -> str:
     rows = [
         ["-" if cell == amounts.UNKNOWN else cell for cell in row] for row in zip(*(c for _, c in columns), strict=True)
     ]
-    lines = table(
-        [[title for title, _ in columns], *rows],
-        width=width,
-        flexible=range(len(groups)),
-        right=[at for at, (title, _) in enumerate(columns) if at >= len(groups) and title],
-    )
-    for note in _notes(totals):
-        lines.extend(wrap(note, width))
-    return "\n".join(lines)
+    return [title for title, _ in columns], rows, list(range(len(groups), len(columns)))
 
 
 def _label(value: str | None) -> str:
@@ -67,7 +69,8 @@ def _bars(totals: Sequence[Total]) -> list[str]:
     return ["#" * round(_BAR_WIDTH * (total.energy_j or 0.0) / most_j) for total in totals]
 
 
-def _notes(totals: Sequence[Total]) -> Iterator[str]:
+def totals_notes(totals: Sequence[Total]) -> Iterator[str]:
+    """What the sums leave out."""
     yield _NOTE
     if any(total.energy_modelled_j is not None for total in totals):
         yield "modelled: an estimate, of parts that no meter reads; not part of energy and CO2e"
