@@ -120,8 +120,15 @@ def test_no_frame_is_wider_or_higher_than_the_terminal(width, height, is_ascii):
 def test_boxes_beside_each_other_become_rows_where_the_terminal_is_low():
     high, low = (frame_of([watched()], Look(200, height), AT, "x") for height in (0, 15))
 
-    assert sum("┌" in line for line in high) == 2  # five and three
-    assert not any("┌" in line for line in low) and sum("GPU" in line for line in low) == 8
+    assert [line.count("┌") for line in high if "┌" in line] == [4, 4]  # there is room for five and three
+    assert not any("┌" in line for line in low) and sum("700 W of 700 W" in line for line in low) == 8
+
+
+def test_where_it_is_narrow_no_figure_is_cut():
+    lines = frame_of([watched()], Look(24, 60), AT, "x")
+
+    assert lines[:3] == ["finetune", "run-1 running 1.01 min", "1.68 Wh measured and"]
+    assert lines.count("GPU 3 700 W, 1.00 Wh,") == 1 and not any("..." in line for line in lines)
 
 
 def test_what_is_unknown_is_unknown_and_measured_and_modelled_stay_apart():
@@ -458,7 +465,9 @@ with tracker.track("other", zone="FR", db={str(db)!r}) as run:
     other.communicate("\n", timeout=20)
 
     assert shown.startswith("other  ") and "  running " in shown and "replayed: a recorded trace" in shown
-    assert shown.count("+- GPU") == 8 and "progress: step 7" in shown and "grid 40.3 g/kWh (FR, bundled, static)" in shown
+    assert (
+        shown.count("+- GPU") == 8 and "progress: step 7" in shown and "grid 40.3 g/kWh (FR, bundled, static)" in shown
+    )
     assert "no runs are going on" in text()
 
 

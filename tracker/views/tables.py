@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Collection, Iterator, Sequence
+from functools import lru_cache
 from typing import Final
 
 _ELLIPSIS: Final = "..."
@@ -32,6 +33,7 @@ def columns_of(text: str) -> int:
     return sum(map(_columns_of_char, text))
 
 
+@lru_cache(maxsize=4_096)  # a screen that is drawn each second has the same few
 def _columns_of_char(char: str) -> int:
     if char.isascii():
         return 1

@@ -16,7 +16,8 @@ from tracker.views.summary import KIND_LABELS, beside_label
 from tracker.views.tables import columns_of, cut, printable, wrap
 
 _BOX_WIDTH: Final = 38
-_NARROWEST: Final = 24
+_ROW_WIDTH: Final = 70  # from here on a device's name and figures stand on one line
+_ROW_NAME: Final = 30
 _MOST_WARNINGS: Final = 3
 _OLD_S: Final = 3.0  # figures that are older than that say of when they are
 _OLD_POWER_S: Final = 10.0  # likewise; readings are committed each second, on another machine by another clock
@@ -121,8 +122,11 @@ def _run_lines(watched: Watched, look: Look, at: datetime, *, are_boxes: bool) -
     is_on = run.status == "running"
     age_s = max(0.0, (at - watched.read_at).total_seconds()) if is_on else 0.0
     dated = f" (of {watched.read_at.astimezone():%H:%M:%S})" if age_s > _OLD_S else ""
-    title = f"{name_of(run)}  {run.id}  {run.status} {amounts.duration(run.duration_s + age_s)}"
-    lines = [_bold(cut(_safe(title, look), look.width), look)]
+    name = _safe(name_of(run), look)
+    state = f"{run.id}  {run.status} {amounts.duration(run.duration_s + age_s)}"
+    is_short = columns_of(name) + 2 + columns_of(state) <= look.width
+    title = [f"{name}  {state}"] if is_short else [cut(name, look.width), *wrap(state, look.width)]
+    lines = [_bold(line, look) for line in title]
     figures = f"{_energy(run)}; {_emissions(run)}; coverage {amounts.share(run.coverage)}{dated}"
     lines.extend(wrap(figures, look.width))
     if run.is_replayed:
@@ -137,8 +141,8 @@ def _run_lines(watched: Watched, look: Look, at: datetime, *, are_boxes: bool) -
     if are_boxes and look.width >= _BOX_WIDTH:
         lines.extend(_boxes([_box(watched, device, number, look) for number, device in enumerate(gpus)], look))
     else:
-        lines.extend(_row(watched, device, number, look) for number, device in enumerate(gpus))
-    lines.extend(_row(watched, device, None, look) for device in others)
+        lines.extend(line for number, device in enumerate(gpus) for line in _row(watched, device, number, look))
+    lines.extend(line for device in others for line in _row(watched, device, None, look))
     if not run.devices:
         lines.append(cut("no device has been read yet", look.width))
     for text in (_grid(run), _progress(watched.mark)):
@@ -250,12 +254,8 @@ def _box(watched: Watched, device: DeviceEnergy, number: int, look: Look) -> lis
     powers = watched.power_w.get((device.kind, device.key), ())
     limit_w = _limit_w(watched, device)
     power_w = _newest(powers) if watched.run.status == "running" else device.mean_power_w
-    limit = "limit unknown" if limit_w is None else f"of {amounts.power(limit_w)}"
-    of_limit = (
-        f"{_power(watched, device)}{', ' if limit_w is None else ' '}{limit}"
-        if power_w is not None
-        else _power(watched, device)
-    )
+    limit = ", limit unknown" if limit_w is None else f" of {amounts.power(limit_w)}"
+    of_limit = _power(watched, device) + (limit if power_w is not None else "")
     bar = _against_limit(power_w, limit_w, inner - columns_of(of_limit) - 1, look)
     energy = f"{amounts.energy(device.energy_j)}, {_method(device)}"
     room = inner - columns_of(energy) - 1
@@ -284,14 +284,21 @@ def _method(device: DeviceEnergy) -> str:
     return {"model": "model, an estimate", "none": "no energy yet"}.get(device.method, device.method)
 
 
-def _row(watched: Watched, device: DeviceEnergy, number: int | None, look: Look) -> str:
-    powers = watched.power_w.get((device.kind, device.key), ())
-    figures = f"{_power(watched, device):>9}  {amounts.energy(device.energy_j)}, {_method(device)}"
-    room = look.width - columns_of(figures) - 2
-    name = cut(_title(device, number, look), max(_NARROWEST // 2, min(30, room)))
-    line = f"{_padded(name, min(30, max(0, room)))}  {figures}"
+def _row(watched: Watched, device: DeviceEnergy, number: int | None, look: Look) -> list[str]:
+    """A device on one line, or where that is narrow on as many as it takes, without its model's name."""
+    power, energy = _power(watched, device), f"{amounts.energy(device.energy_j)}, {_method(device)}"
+    title = _title(device, number, look)
+    if look.width < _ROW_WIDTH:
+        short = _safe(f"{KIND_LABELS[device.kind]} {device.attributes.get('index', number)}", look)
+        return wrap(f"{cut(short if number is not None else title, look.width)} {power}, {energy}", look.width)
+    limit_w = _limit_w(watched, device)
+    limit = "" if limit_w is None else f" of {amounts.power(limit_w)}"
+    figures = f"{power + limit:>9}  {energy}"
+    room = max(_ROW_NAME // 2, min(_ROW_NAME, look.width - columns_of(figures) - 2))
+    line = f"{_padded(cut(title, room), room)}  {figures}"
     left = look.width - columns_of(line) - 2
-    return cut(f"{line}  {_spark(powers, left, look)}".rstrip() if left > 4 else line, look.width)
+    spark = _spark(watched.power_w.get((device.kind, device.key), ()), left, look) if left > 4 else ""
+    return [cut(f"{line}  {spark}".rstrip(), look.width)]
 
 
 def _padded(text: str, width: int) -> str:
