@@ -106,7 +106,7 @@ def test_the_whole_frame_at_80_columns(monkeypatch):
 def test_no_frame_is_wider_or_higher_than_the_terminal(width, height, is_ascii):
     shown = [
         watched(),
-        watched(name=HOSTILE, warnings=(HOSTILE,) * 9, not_measured=(NotMeasured("dram", HOSTILE, "x"),)),
+        watched(name=HOSTILE, id=HOSTILE, warnings=(HOSTILE,) * 9, not_measured=(NotMeasured("dram", HOSTILE, "x"),)),
     ]
 
     lines = frame_of(shown, Look(width, height, is_ascii), AT, "x")
@@ -151,6 +151,7 @@ def test_a_device_that_has_fallen_silent_has_no_power_now():
     assert "unknown: unread for 1.50 min" in boxes and "unknown: unread for 1.50 min" in rows
     assert boxes.count("350 W of 700 W") == 7
     assert "GPUs 2.45 kW (7 of 8, the others unknown)" in plain_line(silent, AT)
+    assert "; GPUs unknown; " in plain_line(watched(power_w={("gpu", "GPU-0"): (math.nan,)}), AT)
 
 
 def test_power_of_a_database_that_is_behind_is_dated():

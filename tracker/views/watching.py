@@ -93,7 +93,7 @@ def plain_line(watched: Watched, at: datetime, *, is_ascii: bool = False) -> str
     run = watched.run
     newest = [_newest(powers) for (kind, _), powers in watched.power_w.items() if kind == "gpu"]
     known = [power for power in newest if power is not None]
-    of_all = "" if len(known) == len(newest) else f" ({len(known)} of {len(newest)}, the others unknown)"
+    of_all = "" if not known or len(known) == len(newest) else f" ({len(known)} of {len(newest)}, the others unknown)"
     is_on = run.status == "running"
     parts = [
         f"{at.astimezone():%Y-%m-%dT%H:%M:%S%z}",
@@ -123,7 +123,7 @@ def _run_lines(watched: Watched, look: Look, at: datetime, *, are_boxes: bool) -
     age_s = max(0.0, (at - watched.read_at).total_seconds()) if is_on else 0.0
     dated = f" (of {watched.read_at.astimezone():%H:%M:%S})" if age_s > _OLD_S else ""
     name = _safe(name_of(run), look)
-    state = f"{run.id}  {run.status} {amounts.duration(run.duration_s + age_s)}"
+    state = _safe(f"{run.id}  {run.status} {amounts.duration(run.duration_s + age_s)}", look)
     is_short = columns_of(name) + 2 + columns_of(state) <= look.width
     title = [f"{name}  {state}"] if is_short else [cut(name, look.width), *wrap(state, look.width)]
     lines = [_bold(line, look) for line in title]
