@@ -23,6 +23,7 @@ _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "compare": ("tracker.cli.compare", "compare"),
     "reprice": ("tracker.cli.reprice", "reprice"),
     "intensity": ("tracker.cli.intensity", "intensity"),
+    "serve": ("tracker.cli.serve", "serve"),
     "watch": ("tracker.cli.watch", "watch"),
     "doctor": ("tracker.cli.doctor", "doctor"),
     "export": ("tracker.cli.export", "export"),

@@ -1,0 +1,1 @@
+"""The local page of `tracker serve`: reads the database, writes nothing."""

@@ -1,0 +1,205 @@
+"""The pages as HTML: every text escaped, no script and no style within."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import Final
+from urllib.parse import quote, urlencode
+
+from tracker.comparison import Comparison
+from tracker.records import Run, Total
+from tracker.views import amounts
+from tracker.views.listing import WIDE_COLUMNS, list_notes, name_of, runs_grid
+from tracker.views.report import comparison_blocks, fragment_of, run_blocks
+from tracker.views.summary import KIND_LABELS, beside_label
+from tracker.views.tables import printable
+
+FILTERS: Final[Mapping[str, str]] = {  # of tracker.runs, with what they are called
+    "project": "Project",
+    "name": "Name",
+    "status": "Status",
+    "device": "Device",
+    "zone": "Zone",
+    "host": "Host",
+    "since": "Since",
+    "until": "Until",
+    "tag": "Tag",
+}
+_HINTS: Final[Mapping[str, str]] = {
+    "since": "7d or 2026-11-01",
+    "until": "2026-12-01",
+    "device": "H100",
+    "status": "finished",
+    "tag": "name=text",
+}
+SORTS: Final = ("started", "duration", "energy", "emissions", "intensity", "coverage", "name", "project")
+
+
+def page(title: str, body: str, *, script: bool = False) -> str:
+    """A whole page."""
+    scripts = (
+        '<link rel="stylesheet" href="/static/uPlot.min.css"><script src="/static/uPlot.iife.min.js" defer></script>'
+        if script
+        else ""
+    )
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{html.escape(title)}</title>
+<link rel="icon" href="data:,">
+{scripts}<link rel="stylesheet" href="/static/page.css">
+<script src="/static/page.js" defer></script>
+</head>
+<body>
+<a class="skip" href="#main">To the content</a>
+<header><nav aria-label="Pages"><a href="/">Runs</a> <a href="/trends">Trends</a></nav></header>
+<main id="main">
+<h1>{html.escape(title)}</h1>
+{body}
+</main>
+</body>
+</html>
+"""
+
+
+def runs_page(runs: Sequence[Run], given: Mapping[str, str], offset: int, limit: int, count: int) -> str:
+    """The list, with its filters, and what goes on first."""
+    fields = "".join(
+        f'<label>{label} <input name="{name}" value="{html.escape(given.get(name, ""))}" '
+        f'placeholder="{_HINTS.get(name, "")}"></label>'
+        for name, label in FILTERS.items()
+    )
+    options = "".join(
+        f"<option{' selected' if given.get('sort', 'started') == name else ''}>{name}</option>" for name in SORTS
+    )
+    form = (
+        f'<form class="filters" method="get" action="/" aria-label="Filters">{fields}'
+        f'<label>Sort by <select name="sort">{options}</select></label><button>Show</button></form>'
+    )
+    if not runs:
+        return page("Runs", f"{form}<p>No runs fit.</p>" if given or offset else f"{form}<p>There are no runs yet.</p>")
+    titles, rows, right = runs_grid(runs)
+    head = "".join(_cell("th", title, at in right, ' scope="col"') for at, title in enumerate(titles))
+    lines = []
+    for run, row in zip(runs, rows, strict=True):
+        link = f'<a href="/runs/{quote(run.id, safe="")}">{html.escape(row[0])}</a>'
+        cells = "".join(_cell("td", cell, at in right) for at, cell in enumerate(row[1:], start=1))
+        known = html.escape(run.id)
+        box = f'<input type="checkbox" name="run" value="{known}" aria-label="compare {html.escape(row[0])}">'
+        live = f' data-live="{html.escape(run.id)}"' if run.status == "running" else ""
+        lines.append(f'<tr{live}><td>{box}</td><th scope="row">{link}</th>{cells}</tr>')
+    table = (
+        '<form method="get" action="/compare"><div class="wide"><table>'
+        f'<thead><tr><th scope="col"><span class="hidden">compare</span></th>{head}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div><button>Compare those ticked</button></form>"
+    )
+    notes = "".join(f"<p>{html.escape(note)}</p>" for note in list_notes(runs, WIDE_COLUMNS))
+    which = f"<p>{offset + 1} to {offset + len(runs)} of {count}</p>"
+    return page("Runs", f"{form}{which}{table}{_paging(given, offset, limit, count)}{notes}")
+
+
+def _paging(given: Mapping[str, str], offset: int, limit: int, count: int) -> str:
+    links = []
+    for label, to in (("Newer", offset - limit), ("Older", offset + limit)):
+        if 0 <= to < count or (label == "Newer" and offset > 0):
+            query = urlencode({**given, "offset": max(0, to)})
+            links.append(f'<a href="/?{html.escape(query)}">{label}</a>')
+    return f'<nav class="paging" aria-label="Further runs">{" ".join(links)}</nav>' if links else ""
+
+
+def run_page(run: Run) -> str:
+    """One run: its figures, charts over time with a table beside them, and all that the report has."""
+    labels = "".join(
+        f'<li data-device="{index}">{html.escape(_device(run, index))}</li>' for index in range(len(run.devices))
+    )
+    charts = f"""
+<section aria-labelledby="over-time" class="charts" data-run="{html.escape(run.id)}">
+<h2 id="over-time">Power, emissions and intensity over time</h2>
+<p class="buttons" role="group" aria-label="Zoom of the charts">
+<button type="button" data-zoom="in">Zoom in</button> <button type="button" data-zoom="out">Zoom out</button>
+<button type="button" data-zoom="left">Earlier</button> <button type="button" data-zoom="right">Later</button>
+<button type="button" data-zoom="all">All</button></p>
+<ol class="hidden" id="devices">{labels}</ol>
+<div id="power" class="chart" role="img" aria-label="Power of each device over time, as in the table below"></div>
+<p id="spans" class="spans"></p>
+<div id="emissions" class="chart" role="img" aria-label="Emissions of each five minutes, as in the table below"></div>
+<div id="intensity" class="chart" role="img" aria-label="Carbon intensity over time, as in the table below"></div>
+<p id="detail" aria-live="polite"></p>
+<details><summary>What is shown, as tables</summary><div class="wide"><table id="power-table"></table></div>
+<div class="wide"><table id="slot-table"></table></div></details>
+</section>"""
+    live = f' data-live="{html.escape(run.id)}"' if run.status == "running" else ""
+    _, *blocks = run_blocks(run, None, 2)
+    summary = f'<div id="summary"{live}>{summary_of(run)}</div>'
+    return page(name_of(run), f"{summary}{charts}{fragment_of(blocks)}", script=True)
+
+
+def summary_of(run: Run) -> str:
+    """The first table of a run's page, as it is brought up to date while the run goes on."""
+    return fragment_of([next(iter(run_blocks(run, None, 2)))])
+
+
+def _device(run: Run, index: int) -> str:
+    device = run.devices[index]
+    label = KIND_LABELS[device.kind]
+    alike = [at for at, other in enumerate(run.devices) if other.kind == device.kind]
+    which = f"{label} {device.attributes.get('index', alike.index(index))}" if device.kind == "gpu" else label
+    return printable(f"{which} {beside_label(label, device.name)}".strip())
+
+
+def compare_page(comparison: Comparison) -> str:
+    """Runs side by side."""
+    if not comparison.runs:
+        return page("Compare", "<p>Tick runs in the list, and compare them.</p>")
+    return page("Runs side by side", fragment_of(list(comparison_blocks(comparison))[1:]))
+
+
+def trends_page(totals: Sequence[Total]) -> str:
+    """Sums by project and month, with bars."""
+    if not any(total.runs for total in totals):
+        return page("Trends", "<p>There are no runs yet.</p>")
+    most_j = max((total.energy_j or 0.0 for total in totals), default=0.0) or 1.0
+    rows = []
+    for total in totals:
+        energy_j = total.energy_j
+        share = None if energy_j is None else energy_j / most_j
+        bar = "" if share is None else f'<meter min="0" max="1" value="{share:.4f}">{share:.0%}</meter>'
+        cells = (
+            printable(total.group.get("project") or "(none)"),
+            total.group.get("month") or "",
+            str(total.runs),
+            amounts.duration(total.duration_s),
+            amounts.energy(energy_j),
+            amounts.energy(total.energy_modelled_j),
+            amounts.mass(total.emissions_g),
+            amounts.share(total.coverage),
+        )
+        line = "".join(_cell("td", cell, at > 1) for at, cell in enumerate(cells))
+        rows.append(f"<tr>{line}<td>{bar}</td></tr>")
+    titles = ("project", "month", "runs", "lasted", "energy", "modelled", "CO2e", "cover", "energy, as a bar")
+    head = "".join(_cell("th", title, 1 < at < 8, ' scope="col"') for at, title in enumerate(titles))
+    table = f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    note = "<p>A run and its parts count once. Unknown figures are in no sum. Months are those of the start, UTC.</p>"
+    return page("Trends", f"{table}{note}")
+
+
+def entered_page(path: str) -> str:
+    """After the token was given: goes on by itself, as a cookie that is kept from other sites needs."""
+    there = html.escape(path)
+    return (
+        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>tracker</title>'
+        f'<meta http-equiv="refresh" content="0; url={there}"></head><body><a href="{there}">Go on</a></body></html>'
+    )
+
+
+def trouble_page(title: str, text: str) -> str:
+    """What went wrong."""
+    return page(title, f"<p>{html.escape(text)}</p>")
+
+
+def _cell(tag: str, text: str, is_figure: bool, more: str = "") -> str:
+    kind = ' class="figure"' if is_figure else ""
+    return f"<{tag}{more}{kind}>{html.escape(text)}</{tag}>"
