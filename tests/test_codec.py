@@ -15,6 +15,7 @@ from tracker.store.codec import (
     MISSING,
     append_reading,
     decode_chunk,
+    decode_powers,
     encode_chunk,
     hot_bytes,
     hot_rows,
@@ -156,3 +157,22 @@ def test_decoded_columns_cannot_be_written_to() -> None:
 
     with pytest.raises(ValueError, match="read-only"):
         samples.power_mw[0] = 1
+
+
+@given(st.lists(any_samples(), max_size=6))
+def test_many_chunks_at_once_give_the_instants_and_powers_that_each_alone_gives(pieces: list[Samples]) -> None:
+    chunks = [(encode_chunk(samples), len(samples), CHUNK_FORMAT) for samples in pieces]
+
+    t_us, power_mw, known = decode_powers(chunks)
+
+    for found, name in ((t_us, "t_us"), (power_mw, "power_mw"), (known, "power_known")):
+        expected = [getattr(samples, name) for samples in pieces] or [np.zeros(0, found.dtype)]
+        np.testing.assert_array_equal(found, np.concatenate(expected), strict=True)
+
+
+@given(any_samples(), st.integers(0, 2))
+def test_of_many_chunks_a_damaged_one_is_refused(samples: Samples, length: int) -> None:
+    payload = encode_chunk(samples)
+
+    with pytest.raises(StoreError, match="damaged"):
+        decode_powers([(payload, len(samples), CHUNK_FORMAT), (payload[:length], len(samples) + 1, CHUNK_FORMAT)])
