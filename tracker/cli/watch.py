@@ -102,14 +102,16 @@ def _screen() -> Iterator[Callable[[float], str]]:
         """What was typed until the next look is due; "q" where nothing can be typed any more."""
         nonlocal due_s
         due_s = max(due_s + seconds, time.monotonic())
-        while (left_s := due_s - time.monotonic()) > 0:
+        while True:  # once at least, or a slow look would leave no time to end it
+            left_s = max(0.0, due_s - time.monotonic())
             if before is None:
                 time.sleep(left_s)
-            elif select.select([sys.stdin], [], [], left_s)[0]:
-                typed = os.read(sys.stdin.fileno(), 64).decode("ascii", "replace") or "q"
-                if typed in _QUIT:
-                    return typed
-        return ""
+                return ""
+            if not select.select([sys.stdin], [], [], left_s)[0]:
+                return ""
+            typed = os.read(sys.stdin.fileno(), 64).decode("ascii", "replace") or "q"
+            if typed in _QUIT:
+                return typed
 
     def end(*_: object) -> None:
         raise KeyboardInterrupt
