@@ -106,7 +106,7 @@ class _Followed:
 
     def __init__(self, run: Run, read_at: datetime) -> None:
         self._due_s = -math.inf
-        self._devices: dict[DeviceKey, Device] = {}
+        self._devices: tuple[Device, ...] = ()
         self._power_w: dict[DeviceKey, deque[float]] = {}
         self._through_s: dict[DeviceKey, int] = {}  # the second of the newest power, since 1970
         self._mark: Mark | None = None
@@ -125,7 +125,8 @@ class _Followed:
             is_silent = behind_s * MICROSECONDS_PER_S > self._gap_us
             power_w[key] = (*powers, *[math.nan] * (min(behind_s, KEPT_S) if is_silent else 0))
         power_at = None if newest_s is None else datetime_of(newest_s * MICROSECONDS_PER_S)
-        return Watched(self._run, self._read_at, dict(self._devices), power_w, power_at, self._mark)
+        devices = {(device.kind, device.key): device for device in self._devices}
+        return Watched(self._run, self._read_at, devices, power_w, power_at, self._mark)
 
     def look(self, clock_s: Callable[[], float], now: Callable[[], datetime]) -> None:
         """Read what is new.
@@ -136,18 +137,20 @@ class _Followed:
         if self._run.status != "running":
             self._mark = self._mark or self._reader.last_mark(self._run.id)
             return
-        self._look_at_power()
-        self._mark = self._reader.last_mark(self._run.id)
         before_s = clock_s()
         if before_s >= self._due_s:
             self.take(self._reader.get(self._run.id), now())
+            self._devices = self._reader.devices(self._run.id)
             self._due_s = before_s + (clock_s() - before_s) / SHARE
+        self._look_at_power()
+        self._mark = self._reader.last_mark(self._run.id)
 
     def _look_at_power(self) -> None:
         pieces: dict[DeviceKey, list[Samples]] = {}
-        for samples in recent(self._reader, self._run.id, self._since_unix_us(), KEPT_S * MICROSECONDS_PER_S):
+        for samples in recent(
+            self._reader, self._run.id, self._devices, self._since_unix_us(), KEPT_S * MICROSECONDS_PER_S
+        ):
             key = samples.device.kind, samples.device.key
-            self._devices[key] = samples.device
             pieces.setdefault(key, []).append(samples)
         for key, of_device in pieces.items():
             unix_us, power_w = power_of(of_device)

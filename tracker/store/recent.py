@@ -11,16 +11,19 @@ import sqlalchemy as sa
 from tracker.records import Device, Samples
 from tracker.store import tables
 from tracker.store.codec import decode_chunk, joined, samples_of_hot
-from tracker.store.reading import RunReader, devices_of, hot_of
+from tracker.store.reading import RunReader, hot_of
 from tracker.units import MICROSECONDS_PER_S
 
 _LONGEST_CHUNK_US: Final = 180 * MICROSECONDS_PER_S  # a minute, unless the writer was held up
 
 
-def recent(reader: RunReader, run_id: str, since_unix_us: int | None, most_us: int) -> list[Samples]:
+def recent(
+    reader: RunReader, run_id: str, devices: Sequence[Device], since_unix_us: int | None, most_us: int
+) -> list[Samples]:
     """The newest readings of each segment and device, and some before those that are asked for.
 
     Args:
+        devices: of the run as last read; those that it has taken up since are left out.
         since_unix_us: from when on; where the calendar clock was set so that it lies ahead, or None, most_us holds.
         most_us: no further back than this from the newest commit.
 
@@ -35,7 +38,6 @@ def recent(reader: RunReader, run_id: str, since_unix_us: int | None, most_us: i
         .order_by(segments.segment)
     )
     with reader.snapshot() as connection:
-        devices = devices_of(connection, run_id)
         last_us = {row.segment: row.last_commit_unix_us for row in connection.execute(commits)}
         newest_us = max(last_us.values(), default=0)
         if since_unix_us is None or not newest_us - most_us <= since_unix_us <= newest_us:
