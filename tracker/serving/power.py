@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from tracker.curves import Curve, power_of, reduced
+from tracker.curves import Curve, reduced
 from tracker.emissions import SLOT_S
-from tracker.records import Run, Samples
+from tracker.records import Run
 from tracker.session.account import gap_us_of
 from tracker.session.past import interval_s_of
-from tracker.store.power import Chunked, chunks_of, count_chunks, samples_within, slots_within
+from tracker.store.power import Chunked, chunks_of, count_chunks, powers_within, slots_within
 from tracker.store.reading import RunReader
 from tracker.units import MICROSECONDS_PER_S, TWICE_NANOJOULES_PER_J
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tracker.records import FloatColumn, IntColumn
 
 MOST_COLUMNS: Final = 4000
-MOST_DECODED: Final = 1000  # chunks: more of them take longer to decode than a zoom may
+MOST_DECODED: Final = 5000  # chunks: to decode more of them takes longer than a zoom may
 
 
 def power_figures(reader: RunReader, run: Run, start_us: int, end_us: int, columns: int) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def power_figures(reader: RunReader, run: Run, start_us: int, end_us: int, colum
     """
     columns = max(1, min(columns, MOST_COLUMNS))
     if count_chunks(reader, run.id, start_us, end_us) <= MOST_DECODED:
-        curves = _of_readings(samples_within(reader, run.id, start_us, end_us), start_us, end_us, columns)
+        curves = _of_readings(powers_within(reader, run.id, start_us, end_us), start_us, end_us, columns)
         detail = "readings"
     else:
         minutes = chunks_of(reader, run.id, start_us, end_us)
@@ -61,11 +61,18 @@ def power_figures(reader: RunReader, run: Run, start_us: int, end_us: int, colum
     }
 
 
-def _of_readings(found: Iterable[tuple[int, Samples]], start_us: int, end_us: int, columns: int) -> dict[int, Curve]:
-    by_device: defaultdict[int, list[Samples]] = defaultdict(list)
-    for index, samples in found:
-        by_device[index].append(samples)
-    return {index: reduced(*power_of(pieces), start_us, end_us, columns) for index, pieces in by_device.items()}
+def _of_readings(
+    found: Iterable[tuple[int, IntColumn, FloatColumn]], start_us: int, end_us: int, columns: int
+) -> dict[int, Curve]:
+    by_device: defaultdict[int, list[tuple[IntColumn, FloatColumn]]] = defaultdict(list)
+    for index, unix_us, power_w in found:
+        by_device[index].append((unix_us, power_w))
+    curves = {}
+    for index, pieces in by_device.items():
+        unix_us, power_w = map(np.concatenate, zip(*pieces, strict=True))
+        order = np.argsort(unix_us, kind="stable")
+        curves[index] = reduced(unix_us[order], power_w[order], start_us, end_us, columns)
+    return curves
 
 
 def of_chunks(found: Iterable[Chunked], slots: IntColumn, start_us: int, end_us: int, columns: int) -> dict[int, Curve]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import sqlalchemy as sa
 
+from tracker.curves import power_of
 from tracker.emissions import SLOT_S
-from tracker.records import Samples
+from tracker.records import Device, Samples
 from tracker.store import tables
-from tracker.store.codec import decode_chunk, joined, samples_of_hot
+from tracker.store.codec import decode_chunk, decode_powers, joined, samples_of_hot
 from tracker.store.reading import RunReader, clock_offsets, devices_of, hot_of
 from tracker.units import MICROSECONDS_PER_S, MILLIWATTS_PER_W
 
@@ -36,14 +38,22 @@ class Chunked:
     most_w: FloatColumn
 
 
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """The conditions on the chunks of one device in one segment, and what its clock lacks to the calendar."""
+
+    segment: int
+    device_index: int
+    offset_us: int
+    within: tuple[sa.ColumnElement[bool], ...]
+
+
 def count_chunks(reader: RunReader, run_id: str, start_us: int, end_us: int) -> int:
-    """How many chunks of all devices reach into [start_us, end_us), calendar instants."""
+    """How many chunks of all devices reach into [start_us, end_us), calendar instants; at most one more of each."""
     total = 0
     with reader.snapshot() as connection:
-        for segment, offset_us in clock_offsets(connection, run_id, start_us, end_us):
-            query = sa.select(sa.func.count()).where(
-                *_within(run_id, segment, start_us - offset_us, end_us - offset_us)
-            )
+        for stretch in _stretches(connection, run_id, start_us, end_us):
+            query = sa.select(sa.func.count()).select_from(tables.chunks).where(*stretch.within)
             total += int(connection.execute(query).scalar_one())
     return total
 
@@ -53,42 +63,49 @@ def chunks_of(reader: RunReader, run_id: str, start_us: int, end_us: int) -> lis
     found = []
     c = tables.chunks.c
     with reader.snapshot() as connection:
-        for segment, offset_us in clock_offsets(connection, run_id, start_us, end_us):
-            query = (
-                sa.select(c.device_index, c.t0_us, c.t1_us, c.min_power_mw, c.max_power_mw)
-                .where(*_within(run_id, segment, start_us - offset_us, end_us - offset_us))
-                .order_by(c.device_index, c.t0_us)
-            )
-            rows = np.array([tuple(row) for row in connection.execute(query)], dtype=np.float64).reshape(-1, 5)
-            for index in sorted(set(rows[:, 0].astype(int).tolist())):
-                own = rows[rows[:, 0] == index]
-                edges_us = own[:, 1:3].astype(np.int64) + offset_us
-                watts = own[:, 3:5] / MILLIWATTS_PER_W
-                found.append(Chunked(index, edges_us[:, 0], edges_us[:, 1], watts[:, 0], watts[:, 1]))
+        for stretch in _stretches(connection, run_id, start_us, end_us):
+            query = sa.select(c.t0_us, c.t1_us, c.min_power_mw, c.max_power_mw).where(*stretch.within)
+            rows = np.array([tuple(row) for row in connection.execute(query)], dtype=np.float64).reshape(-1, 4)
+            edges_us, watts = rows[:, :2].astype(np.int64) + stretch.offset_us, rows[:, 2:] / MILLIWATTS_PER_W
+            found.append(Chunked(stretch.device_index, edges_us[:, 0], edges_us[:, 1], watts[:, 0], watts[:, 1]))
         found.extend(_unsealed(connection, run_id, start_us, end_us))
     return found
 
 
-def samples_within(reader: RunReader, run_id: str, start_us: int, end_us: int) -> list[tuple[int, Samples]]:
-    """The readings of the chunks that reach into [start_us, end_us), and those not sealed yet, by device's number."""
-    found: list[tuple[int, Samples]] = []
+def powers_within(
+    reader: RunReader, run_id: str, start_us: int, end_us: int
+) -> Iterator[tuple[int, IntColumn, FloatColumn]]:
+    """The power of the chunks that reach into [start_us, end_us), and of what is not sealed yet, by segment and device.
+
+    As curves.power_of gives it: where no power is known, from the counter.
+
+    Yields:
+        the device's number, (n,) int64 calendar instants in µs, (n,) float64 in W.
+    """
     c = tables.chunks.c
     with reader.snapshot() as connection:
         devices = devices_of(connection, run_id)
-        for segment, offset_us in clock_offsets(connection, run_id, start_us, end_us):
-            query = (
-                sa.select(c.device_index, c.payload, c.n, c.format)
-                .where(*_within(run_id, segment, start_us - offset_us, end_us - offset_us))
-                .order_by(c.device_index, c.t0_us)
-            )
-            pieces: dict[int, list[Samples]] = {}
-            for index, payload, n, chunk_format in connection.execute(query):
-                pieces.setdefault(index, []).append(decode_chunk(payload, n, chunk_format, devices[index]))
+        for segment, of_segment in groupby(
+            _stretches(connection, run_id, start_us, end_us), key=lambda stretch: stretch.segment
+        ):
             hot = hot_of(connection, run_id, segment)
-            for index in sorted(set(hot[:, 0].tolist())):
-                pieces.setdefault(index, []).append(samples_of_hot(devices[index], hot[hot[:, 0] == index]))
-            found.extend((index, joined(devices[index], own, offset_us)) for index, own in pieces.items())
-    return found
+            for stretch in of_segment:
+                query = sa.select(c.min_power_mw, c.payload, c.n, c.format).where(*stretch.within).order_by(c.t0_us)
+                sealed = connection.execute(query).all()
+                device = devices[stretch.device_index]
+                newest = samples_of_hot(device, hot[hot[:, 0] == stretch.device_index])
+                if sealed or len(newest):
+                    yield stretch.device_index, *_power(device, sealed, newest, stretch.offset_us)
+
+
+def _power(device: Device, sealed: Sequence[Any], newest: Samples, offset_us: int) -> tuple[IntColumn, FloatColumn]:
+    with_power = [(row.payload, row.n, row.format) for row in sealed if row.min_power_mw is not None]
+    if not with_power:
+        pieces = [decode_chunk(row.payload, row.n, row.format, device) for row in sealed]
+        return power_of([joined(device, [*pieces, newest], offset_us)])
+    t_us, power_mw, known = decode_powers(with_power)
+    instants_us = np.concatenate((t_us[known], newest.t_us[newest.power_known])) + offset_us
+    return instants_us, np.concatenate((power_mw[known], newest.power_mw[newest.power_known])) / MILLIWATTS_PER_W
 
 
 def slots_within(reader: RunReader, run_id: str, start_us: int, end_us: int) -> IntColumn:
@@ -119,6 +136,18 @@ def _unsealed(connection: sa.Connection, run_id: str, start_us: int, end_us: int
             yield Chunked(index, instants_us, instants_us, powers, powers)
 
 
-def _within(run_id: str, segment: int, start_us: int, end_us: int) -> list[Any]:
+def _stretches(connection: sa.Connection, run_id: str, start_us: int, end_us: int) -> Iterator[_Stretch]:
+    """The chunks of each segment and device that may reach into [start_us, end_us)."""
     c = tables.chunks.c
-    return [c.run_id == run_id, c.segment == segment, c.t1_us >= start_us, c.t0_us < end_us]
+    devices = range(len(devices_of(connection, run_id)))
+    for segment, offset_us in clock_offsets(connection, run_id, start_us, end_us):
+        for index in devices:
+            of_device = [c.run_id == run_id, c.segment == segment, c.device_index == index]
+            # The one that goes on at the start began before it. All by the index: no earlier row is looked at.
+            before = sa.select(sa.func.max(c.t0_us)).where(*of_device, c.t0_us <= start_us - offset_us)
+            first_us = connection.execute(before).scalar_one()
+            reaches = [
+                c.t0_us >= (start_us - offset_us if first_us is None else first_us),
+                c.t0_us < end_us - offset_us,
+            ]
+            yield _Stretch(segment, index, offset_us, (*of_device, *reaches))

@@ -597,10 +597,10 @@ def _clock_pairs(connection: sa.Connection, run_id: str, segment: int) -> list[C
 
 def clock_offsets(connection: sa.Connection, run_id: str, start_us: int, end_us: int) -> list[tuple[int, int]]:
     """Of each segment its number, and what its clock lacks to the calendar in [start_us, end_us), in µs."""
-    middle_us = (start_us + end_us) // 2
-    found = []
-    for row in _segment_rows(connection, [run_id])[run_id]:
-        pairs = _clock_pairs(connection, run_id, row.segment)
-        nearest = min(pairs, key=lambda pair: abs(pair.unix_us - middle_us))
-        found.append((row.segment, nearest.unix_offset_us))
-    return found
+    c = tables.clock_pairs.c
+    distance_us = sa.func.abs(c.unix_us - (start_us + end_us) // 2)
+    nearest = sa.select(c.unix_us - c.boottime_us).where(c.run_id == run_id).order_by(distance_us).limit(1)
+    return [
+        (row.segment, connection.execute(nearest.where(c.segment == row.segment)).scalar_one())
+        for row in _segment_rows(connection, [run_id])[run_id]
+    ]

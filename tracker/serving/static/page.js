@@ -115,6 +115,7 @@ class Charts {
     const data = [Array.from({ length: figures.columns }, (_, at) => figures.start_s + (at + 0.5) * step)];
     const series = [{}];
     const bands = [];
+    const faint = figures.devices.length > 4 ? "18" : "33"; // the more there are, the more lie over each other
     figures.devices.forEach((device, at) => {
       const colour = COLOURS[at % COLOURS.length];
       const dash = at >= COLOURS.length ? [6, 4] : undefined;
@@ -132,7 +133,7 @@ class Charts {
         { ...edge, label: `${label}, most`, value: (_, w) => watts(w) },
         { ...edge, label: `${label}, least`, value: (_, w) => watts(w) },
       );
-      bands.push({ series: [3 * at + 2, 3 * at + 3], fill: `${colour}33` });
+      bands.push({ series: [3 * at + 2, 3 * at + 3], fill: `${colour}${faint}` });
     });
     document.getElementById("detail").textContent = figures.devices.length
       ? `Shown: ${((end - start) / 3600).toPrecision(3)} h, from ${figures.detail}; lines: mean; bands: least to most.`
