@@ -12,9 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from standin.nvml import Const, Gpu
 
 from tracker import __version__
+from tracker.cli import cli
 from tracker.machine import boottime_us
 
 PYTHON = sys.executable
@@ -179,7 +181,7 @@ def test_the_list_is_newest_first_and_takes_filters():
     tracker("run", "--name", "d", "--", "false")
 
     def names(*arguments):
-        return [run["name"] for run in json.loads(tracker("runs", "--json", *arguments).stdout or "[]")]
+        return [run["name"] for run in json.loads(CliRunner().invoke(cli, ["runs", "--json", *arguments]).stdout)]
 
     assert names() == ["d", "c", "b", "a"]
     assert names("--project", "p") == ["c", "a"]
