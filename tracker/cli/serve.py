@@ -35,6 +35,7 @@ def serve(port: int, is_opened: bool, db: str | None) -> None:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((_LOOPBACK, port))
+        listening.listen()  # so that a browser that is quicker than the server waits for it
     except OSError as exc:
         raise SettingError(f"port {port}: {exc.strerror}; give another with --port, or none") from exc
     port = listening.getsockname()[1]

@@ -191,6 +191,7 @@ def entered_page(path: str) -> str:
     there = html.escape(path)
     return (
         f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>tracker</title>'
+        '<link rel="icon" href="data:,">'
         f'<meta http-equiv="refresh" content="0; url={there}"></head><body><a href="{there}">Go on</a></body></html>'
     )
 
