@@ -122,10 +122,10 @@ class Chromium:
                 windowsVirtualKeyCode=code,
             )
 
-    def picture(self) -> bytes:
-        """The page, all of its height, as PNG."""
+    def picture(self, highest: int) -> bytes:
+        """The page from its top, at most so high in CSS pixels, as PNG."""
         size = self._call("Page.getLayoutMetrics")["cssContentSize"]
-        clip = {"x": 0, "y": 0, "width": size["width"], "height": min(size["height"], 4000), "scale": 1}
+        clip = {"x": 0, "y": 0, "width": size["width"], "height": min(size["height"], highest), "scale": 1}
         shot = self._call("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
         return base64.b64decode(shot["data"])
 
