@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from html_page import Page
-from stored_runs import GPU, a_full_run, store_run
+from stored_runs import a_full_run, store_run
 
 import tracker
 from tracker.cli import cli
