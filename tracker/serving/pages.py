@@ -9,11 +9,11 @@ from urllib.parse import quote, urlencode
 
 from tracker.comparison import Comparison
 from tracker.records import Run, Total
-from tracker.views import amounts
 from tracker.views.listing import WIDE_COLUMNS, list_notes, name_of, runs_grid
 from tracker.views.report import comparison_blocks, fragment_of, run_blocks
 from tracker.views.summary import KIND_LABELS, beside_label
 from tracker.views.tables import printable
+from tracker.views.totals import totals_grid, totals_notes
 
 FILTERS: Final[Mapping[str, str]] = {  # of tracker.runs, with what they are called
     "project": "Project",
@@ -158,32 +158,22 @@ def compare_page(comparison: Comparison) -> str:
 
 
 def trends_page(totals: Sequence[Total]) -> str:
-    """Sums by project and month, with bars."""
+    """Sums by project and month, with bars of their energy."""
     if not any(total.runs for total in totals):
         return page("Trends", "<p>There are no runs yet.</p>")
+    titles, rows, right = totals_grid(totals)
     most_j = max((total.energy_j or 0.0 for total in totals), default=0.0) or 1.0
-    rows = []
-    for total in totals:
-        energy_j = total.energy_j
-        share = None if energy_j is None else energy_j / most_j
+    lines = []
+    for total, row in zip(totals, rows, strict=True):
+        share = None if total.energy_j is None else total.energy_j / most_j
         bar = "" if share is None else f'<meter min="0" max="1" value="{share:.4f}">{share:.0%}</meter>'
-        cells = (
-            printable(total.group.get("project") or "(none)"),
-            total.group.get("month") or "",
-            str(total.runs),
-            amounts.duration(total.duration_s),
-            amounts.energy(energy_j),
-            amounts.energy(total.energy_modelled_j),
-            amounts.mass(total.emissions_g),
-            amounts.share(total.coverage),
-        )
-        line = "".join(_cell("td", cell, at > 1) for at, cell in enumerate(cells))
-        rows.append(f"<tr>{line}<td>{bar}</td></tr>")
-    titles = ("project", "month", "runs", "lasted", "energy", "modelled", "CO2e", "cover", "energy, as a bar")
-    head = "".join(_cell("th", title, 1 < at < 8, ' scope="col"') for at, title in enumerate(titles))
-    table = f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
-    note = "<p>A run and its parts count once. Unknown figures are in no sum. Months are those of the start, UTC.</p>"
-    return page("Trends", f"{table}{note}")
+        cells = "".join(_cell("td", cell, at in right) for at, cell in enumerate(row))
+        lines.append(f"<tr>{cells}<td>{bar}</td></tr>")
+    head = "".join(_cell("th", title, at in right, ' scope="col"') for at, title in enumerate(titles))
+    head += '<th scope="col">energy, as a bar</th>'
+    table = f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+    notes = "".join(f"<p>{html.escape(note)}</p>" for note in totals_notes(totals))
+    return page("Trends", f"{table}{notes}")
 
 
 def entered_page(path: str) -> str:

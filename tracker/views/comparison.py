@@ -14,6 +14,7 @@ from tracker.views.summary import KIND_LABELS, beside_label, pue_text
 from tracker.views.tables import cut, printable, table, wrap
 
 _VALUE_WIDTH: Final = 40  # of a setting that differs; more of it is in the record
+_ROUNDING: Final = 1e-9  # of a difference: smaller parts of it are none, but sums of floats
 _SECONDS_PER_HOUR: Final = 3_600
 
 Row = tuple[str, ...]
@@ -170,13 +171,18 @@ def _reasons(comparison: Comparison, ids: dict[str, str]) -> Iterator[Row]:
             yield (
                 "modelled part" if found.is_modelled else f"against {ids[comparison.runs[0].id]}",
                 ids[found.run_id],
-                *(_signed(g) for g in (found.difference_g, found.energy_g, found.pue_g, found.place_g, found.time_g)),
+                *(
+                    _signed(g, found.difference_g)
+                    for g in (found.difference_g, found.energy_g, found.pue_g, found.place_g, found.time_g)
+                ),
             )
 
 
-def _signed(difference_g: float | None) -> str:
+def _signed(difference_g: float | None, in_all_g: float) -> str:
     if difference_g is None:
         return amounts.UNKNOWN
+    if abs(difference_g) < _ROUNDING * abs(in_all_g):
+        return amounts.mass(0.0)
     return f"{'+' if difference_g > 0 else ''}{amounts.mass(difference_g)}"
 
 
