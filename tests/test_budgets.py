@@ -44,9 +44,9 @@ def test_items_come_as_they_are_and_progress_is_marked_at_the_end_at_least():
     assert seen == list(itertools.product("ab", [3, 4, 5])) and len(epochs) == 2
     run = tracker.get(live.id)
     assert [dict(mark.values) for mark in run.marks] == [
-        {"step": 3, "steps": 3},
-        {"step": 6, "steps": 3},
-        {"epoch": 2, "epochs": 2},
+        {"step": 3, "steps": 3, "total_steps": 6},
+        {"step": 6, "steps": 3, "total_steps": 6},
+        {"epoch": 2, "epochs": 2, "total_epochs": 2},
     ]
     told = " ".join(run.summary().split())
     assert f"6 steps, each {amounts.energy(run.energy_j / 6)} and" in told and "2 epochs, each " in told

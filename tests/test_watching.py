@@ -42,6 +42,7 @@ from stored_runs import (
 
 import tracker
 from tracker.cli import cli
+from tracker.progress import Expected, Progress
 from tracker.records import ClockPair, DeviceEnergy, Mark, NotMeasured, Reading
 from tracker.session.watching import KEPT_S, Watcher, by_second
 from tracker.store.codec import append_reading
@@ -129,6 +130,25 @@ def test_where_it_is_narrow_no_figure_is_cut():
 
     assert lines[:3] == ["finetune", "run-1 running 1.01 min", "1.68 Wh measured and"]
     assert lines.count("GPU 3 700 W, 1.00 Wh,") == 1 and not any("..." in line for line in lines)
+
+
+def test_progress_is_told_by_its_number_and_its_total():
+    mark = Mark(START, 1.0, {"step": 12, "steps": 3, "total_steps": 400, "loss": 0.25, "total": 9})
+
+    assert "progress: step 12 of 400, loss 0.25, total 9" in frame_of([watched(mark=mark)], Look(80), AT, "x")
+
+
+def test_what_is_expected_stands_with_its_range_and_what_is_not_known_of_it_is_left_out():
+    expected = Progress(
+        "step", 10.0, 100.0, 1.0, None, False, Expected(60, 90, 120), Expected(3600, 7200, 10_800), None
+    )
+
+    text = " ".join(" ".join(frame_of([replace(watched(), progress=expected)], Look(80), AT, "x")).split())
+
+    assert (
+        "expected at the end of 100 steps: 2.00 Wh (1.00 Wh to 3.00 Wh), 1.50 min left (1.00 min to 2.00 min)" in text
+    )
+    assert "expected" not in " ".join(frame_of([watched()], Look(80), AT, "x"))
 
 
 def test_what_is_unknown_is_unknown_and_measured_and_modelled_stay_apart():

@@ -33,6 +33,7 @@ class Iteration(Generic[Item]):
         self._items = items
         self._unit = unit
         self._total = len(items) if total is None and isinstance(items, Sized) else total
+        self._in_all: int | None = None  # units, in all iterations around this one together
         self._bar = _bar_of(bar, unit, self._total)
 
     def __len__(self) -> int:
@@ -44,6 +45,7 @@ class Iteration(Generic[Item]):
         live, judge, bar = self._live, self._judge, self._bar
         before, in_all = live._begin_iteration(self._unit, self._total)
         judge.expect(self._unit, in_all)
+        self._in_all = in_all
         done = told = 0
         due_s = time.perf_counter() + MARK_EACH_S
         try:
@@ -65,7 +67,9 @@ class Iteration(Generic[Item]):
                 bar.close()
 
     def _tell(self, number: int, made: int) -> None:
-        self._live.mark(**{self._unit: number, f"{self._unit}s": made})
+        # The total is for those who watch the run from elsewhere.
+        total = {} if self._in_all is None else {f"total_{self._unit}s": self._in_all}
+        self._live.mark(**{self._unit: number, f"{self._unit}s": made}, **total)
         if self._bar is not None:
             self._bar.show(made, figures_of(self._live.progress()))
 

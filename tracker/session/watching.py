@@ -17,6 +17,7 @@ from tracker.curves import power_of
 from tracker.errors import RunNotFoundError, StoreError
 from tracker.records import Device, Mark, Run, Samples, datetime_of
 from tracker.session.account import gap_us_of
+from tracker.session.judge import Judge
 from tracker.session.past import get, interval_s_of, reader_with, readers
 from tracker.store.recent import recent
 from tracker.units import MICROSECONDS_PER_S
@@ -110,6 +111,7 @@ class _Followed:
         self._power_w: dict[DeviceKey, deque[float]] = {}
         self._through_s: dict[DeviceKey, int] = {}  # the second of the newest power, since 1970
         self._mark: Mark | None = None
+        self._judge = Judge()  # of what was read since it is watched
         self.take(run, read_at)
 
     def take(self, run: Run, read_at: datetime) -> None:
@@ -126,7 +128,7 @@ class _Followed:
             power_w[key] = (*powers, *[math.nan] * (min(behind_s, KEPT_S) if is_silent else 0))
         power_at = None if newest_s is None else datetime_of(newest_s * MICROSECONDS_PER_S)
         devices = {(device.kind, device.key): device for device in self._devices}
-        return Watched(self._run, self._read_at, devices, power_w, power_at, self._mark)
+        return Watched(self._run, self._read_at, devices, power_w, power_at, self._mark, self._judge.progress)
 
     def look(self, clock_s: Callable[[], float], now: Callable[[], datetime]) -> None:
         """Read what is new.
@@ -142,8 +144,18 @@ class _Followed:
             self.take(self._reader.get(self._run.id), now())
             self._devices = self._reader.devices(self._run.id)
             self._due_s = before_s + (clock_s() - before_s) / SHARE
+            self._look_at_progress()
         self._look_at_power()
         self._mark = self._reader.last_mark(self._run.id)
+
+    def _look_at_progress(self) -> None:
+        mark = self._reader.last_mark(self._run.id)
+        if mark is not None and self._run.status == "running":
+            for key in mark.values:
+                if key.startswith("total_"):
+                    self._judge.expect(key.removeprefix("total_").removesuffix("s"), None)
+            self._judge.see([mark])
+            self._judge.judge(self._run, 0.0, 0.0, lambda *_: None)
 
     def _look_at_power(self) -> None:
         pieces: dict[DeviceKey, list[Samples]] = {}

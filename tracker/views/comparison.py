@@ -8,6 +8,7 @@ from typing import Final
 
 from tracker.comparison import Comparison
 from tracker.records import Run
+from tracker.units import SECONDS_PER_HOUR
 from tracker.views import amounts
 from tracker.views.listing import FIGURES, dashed, name_of, short_ids
 from tracker.views.summary import KIND_LABELS, beside_label, pue_text
@@ -15,7 +16,6 @@ from tracker.views.tables import cut, printable, table, wrap
 
 _VALUE_WIDTH: Final = 40  # of a setting that differs; more of it is in the record
 _ROUNDING: Final = 1e-9  # of a difference: smaller parts of it are none, but sums of floats
-_SECONDS_PER_HOUR: Final = 3_600
 
 Row = tuple[str, ...]
 
@@ -194,7 +194,7 @@ def _notes(comparison: Comparison, ids: dict[str, str]) -> Iterator[str]:
             "place: the zone's mean intensity; time: how far the run's hours lay from it"
         )
     for mean in comparison.zone_means:
-        hours = f"{mean.known_s / _SECONDS_PER_HOUR:.3g} h known between {mean.start:%Y-%m-%d %H:%M}"
+        hours = f"{mean.known_s / SECONDS_PER_HOUR:.3g} h known between {mean.start:%Y-%m-%d %H:%M}"
         yield printable(
             f"mean of {mean.zone} ({mean.provider}): {amounts.intensity(mean.intensity_g_per_kwh)} over the {hours} "
             f"and {mean.end:%Y-%m-%d %H:%M} UTC"

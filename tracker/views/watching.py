@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from tracker.progress import Progress
 from tracker.records import Device, DeviceEnergy, DeviceKind, Mark, Run
 from tracker.units import MILLIWATTS_PER_W
 from tracker.views import amounts
@@ -38,6 +39,7 @@ class Watched:
         power_w: the power of each device, second by second, the newest last; NaN where it is unknown.
         power_at: the newest reading of any device; None: there is none.
         mark: the newest; None: none.
+        progress: what is expected at the end, as far as it has been watched; None: nothing is marked.
     """
 
     run: Run
@@ -46,6 +48,7 @@ class Watched:
     power_w: Mapping[DeviceKey, Sequence[float]]
     power_at: datetime | None
     mark: Mark | None
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +148,7 @@ def _run_lines(watched: Watched, look: Look, at: datetime, *, are_boxes: bool) -
     lines.extend(line for device in others for line in _row(watched, device, None, look))
     if not run.devices:
         lines.append(cut("no device has been read yet", look.width))
-    for text in (_grid(run), _progress(watched.mark)):
+    for text in (_grid(run), _progress(watched.mark), _expected(watched.progress)):
         if text:
             lines.extend(wrap(_safe(text, look), look.width))
     by_reason: dict[str, list[str]] = {}
@@ -189,15 +192,35 @@ def _grid(run: Run) -> str:
     return f"grid {amounts.intensity(newest.intensity_g_per_kwh)} ({zone}{newest.provider}, {newest.status}{when})"
 
 
+def _expected(progress: Progress | None) -> str:
+    """What the run will have used at its end, where that can be told."""
+    if progress is None or (progress.energy_j is None and progress.left_s is None):
+        return ""
+    parts = []
+    for figure, shown, what in (
+        (progress.energy_j, amounts.energy, ""),
+        (progress.emissions_g, amounts.mass, " CO2e"),
+        (progress.left_s, amounts.duration, " left"),
+    ):
+        if figure is not None:
+            parts.append(f"{shown(figure.mean)}{what} ({shown(figure.low)} to {shown(figure.high)})")
+    modelled = ", of modelled energy" if progress.is_modelled else ""
+    return f"expected at the end of {progress.total:.10g} {progress.unit}s: {', '.join(parts)}{modelled}"
+
+
 def _progress(mark: Mark | None) -> str:
     if mark is None:
         return ""
-    told = ", ".join(
-        f"{name} {value:.6g}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in mark.values.items()
-        if name.removesuffix("s") not in mark.values or not name.endswith("s")  # "steps", made since the mark before
-    )
-    return cut(printable(f"progress: {told}"), 200)
+    values = mark.values
+    told = []
+    for name, value in values.items():
+        # "steps", made since the mark before, and "total_steps" are told with "step".
+        if name.removeprefix("total_").removesuffix("s") in values and name.endswith("s"):
+            continue
+        total = values.get(f"total_{name}s")
+        shown = f"{value:.6g}" if isinstance(value, float) else str(value)
+        told.append(f"{name} {shown}" + (f" of {total}" if total is not None else ""))
+    return cut(printable(f"progress: {', '.join(told)}"), 200)
 
 
 def _newest(powers: Sequence[float]) -> float | None:
