@@ -6,6 +6,7 @@ import itertools
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from standin.nvml import Const, Gpu
@@ -80,6 +81,80 @@ def test_what_the_program_raises_goes_on_its_way_and_what_was_done_is_marked():
         len(live.iterate(iter([])))
 
 
+class Stream:
+    """A loader over a stream, whose length is an error."""
+
+    def __len__(self):
+        raise TypeError("a stream has none")
+
+    def __iter__(self):
+        return iter(range(3))
+
+
+def test_a_loader_whose_length_is_an_error_is_iterated_over():
+    with tracker.track("x") as live:
+        assert list(live.iterate(Stream())) == [0, 1, 2]
+
+
+class Broken:
+    """A tqdm bar on a terminal that has gone."""
+
+    def update(self, made):
+        raise OSError("gone")
+
+    set_postfix_str = close = update
+
+
+def test_a_bar_that_fails_harms_nobody(caplog):
+    def train(live):
+        for item in live.iterate(range(3), bar=Broken()):
+            if item == 2:
+                raise KeyError("of the program")
+
+    with tracker.track("x") as live, pytest.raises(KeyError, match="of the program"):
+        train(live)
+
+    assert len([message for message in caplog.messages if "bar failed" in message]) == 1
+
+
+def test_loops_that_follow_one_another_are_not_told_as_done():
+    with tracker.track("x") as live:
+        for _ in range(2):
+            for _ in live.iterate(range(3)):
+                pass
+
+    marks = [dict(mark.values) for mark in tracker.get(live.id).marks]
+    assert marks == [{"step": 3, "steps": 3, "total_steps": 3}, {"step": 6, "steps": 3}]
+    judge = Judge()
+    judge.expect("step", 3)
+    judge.expect("step", None)
+    judged(judge, steps=30, energy_j_per_step=1.0)
+    assert "not told" in judge.progress.reason
+
+
+def test_spans_named_epoch_are_epochs():
+    with tracker.track("x") as live:
+        for number in range(3):
+            with live.span(f"epoch {number}"):
+                pass
+
+    assert "3 epochs, each" in tracker.get(live.id).summary()
+
+
+def test_a_meter_that_answers_late_begins_a_series_of_its_own():
+    judge = Judge(total_steps=1000)
+    with tracker.track("x"):
+        pass
+    for number in range(1, 31):
+        judge.see([Mark(datetime_of(0), 0.0, {"step": number})])
+        run = run_at(None if number <= 10 else number * 5.0, float(number))
+        if number <= 10:
+            run = replace(run, energy_modelled_j=number * 1.0)
+        judge.judge(run, 0.0, 0.0, lambda *_: None)
+
+    assert not judge.progress.is_modelled and judge.progress.energy_j.mean == pytest.approx(5000.0)
+
+
 def test_progress_tells_what_is_expected_while_the_run_goes_on(monkeypatch):
     monkeypatch.setattr(iterating, "MARK_EACH_S", 0.1)
     monkeypatch.setattr("tracker.session.judge.SHARE", 1.0)
@@ -126,10 +201,7 @@ def test_a_loop_of_ones_own_goes_on_after_the_budget_and_a_callback_that_fails_h
 
 
 def run_at(energy_j, elapsed_s, emissions_g=1.0):
-    run = tracker.get("last")
-    import dataclasses
-
-    return dataclasses.replace(run, energy_j=energy_j, emissions_g=emissions_g, duration_s=elapsed_s)
+    return replace(tracker.get("last"), energy_j=energy_j, emissions_g=emissions_g, duration_s=elapsed_s)
 
 
 def judged(judge, *, steps, energy_j_per_step, total=None, emissions_g=1.0):
@@ -193,6 +265,7 @@ def test_numbered_steps_count_from_where_the_run_began():
         ({"budget": {"energy_j": 1}, "budget_action": "kill"}, "kill"),
         ({"on_budget": print}, "on_budget"),
         ({"total_steps": 0}, "total_steps"),
+        ({"total_steps": float("inf")}, "total_steps"),
     ],
 )
 def test_a_wrong_budget_is_refused_before_anything_starts(wrong, told):
@@ -217,6 +290,9 @@ def test_a_bar_shows_the_figures(bar, capsys, monkeypatch):
         live.iterate([], bar="xyz")
     with pytest.raises(ValueError, match="unit"):
         live.iterate([], unit="a b")
+    for total in (-5, "a", 1.5, True):
+        with pytest.raises(ValueError, match="total"):
+            live.iterate([], total=total)
 
 
 def test_figures_of_modelled_energy_say_so():

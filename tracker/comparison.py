@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ from tracker.units import JOULES_PER_KWH, MICROSECONDS_PER_S
 
 # What a unit of progress is called, and the key of a mark that counts it since the mark before. Steps are numbered.
 COUNTED: Final[Mapping[str, str]] = {"step": "steps", "epoch": "epochs", "sample": "samples", "token": "tokens"}
+_EPOCH: Final = re.compile(r"epoch( \d+)?")  # what spans are called that are one
 _NUMBERED: Final = ("step", "epoch")  # the key of a mark that numbers it, where none counts it
 # Of a run's provenance: where they come from, and what differs between any two runs.
 _NOT_SETTINGS: Final = ("own_cost", "run_id", "parent_id", "db")
@@ -290,11 +292,12 @@ def units_of(run: Run, marks: Sequence[Mark]) -> Iterator[UnitFigures]:
 
     Samples, tokens, steps and epochs are counted since the mark before, so that they add up, over ranks too. Where a
     step or epoch is a number that grows, the run did all from its first to its last, and as many before its first as
-    lie between two marks.
+    lie between two marks. Spans named epoch, with their number or without, are epochs where no mark counts them.
     """
     counts: dict[str, float] = {}
     for unit, key in COUNTED.items():
         counts[unit] = math.fsum(n for mark in marks if (n := _number(mark.values.get(key))) is not None)
+    counts["epoch"] = counts["epoch"] or sum(_EPOCH.fullmatch(span.name) is not None for span in run.spans)
     for unit in _NUMBERED:
         numbers = sorted({n for mark in marks if (n := _number(mark.values.get(unit))) is not None})
         if not counts[unit] and len(numbers) > 1:

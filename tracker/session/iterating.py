@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from tracker.errors import SettingError
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from tracker.session.live import LiveRun
 
 Item = TypeVar("Item")
+
+logger = logging.getLogger(__name__)
 
 MARK_EACH_S: Final = 1.0
 BARS: Final = ("tqdm", "rich")
@@ -28,13 +31,17 @@ class Iteration(Generic[Item]):
     ) -> None:
         if not isinstance(unit, str) or not unit.isidentifier():
             raise SettingError(f'unit must be a word such as "step" or "epoch", not {unit!r}')
+        is_count = isinstance(total, int) and not isinstance(total, bool) and total >= 0
+        if total is not None and not is_count:
+            raise SettingError(f"total must be a whole number from 0 on, not {total!r}")
         self._live = live
         self._judge = judge
         self._items = items
         self._unit = unit
-        self._total = len(items) if total is None and isinstance(items, Sized) else total
+        self._total = _length_of(items) if total is None else total
         self._in_all: int | None = None  # units, in all iterations around this one together
-        self._bar = _bar_of(bar, unit, self._total)
+        self._open_bar = _opener_of(bar, unit, self._total)
+        self._bar: Any = None
 
     def __len__(self) -> int:
         if self._total is None:
@@ -42,15 +49,18 @@ class Iteration(Generic[Item]):
         return self._total
 
     def __iter__(self) -> Iterator[Item]:
-        live, judge, bar = self._live, self._judge, self._bar
-        before, in_all = live._begin_iteration(self._unit, self._total)
-        judge.expect(self._unit, in_all)
-        self._in_all = in_all
+        live, judge = self._live, self._judge
+        before, self._in_all = live._begin_iteration(self._unit, self._total)
+        judge.expect(self._unit, self._in_all)
+        self._on_bar(self._begin_bar)
         done = told = 0
         due_s = time.perf_counter() + MARK_EACH_S
+        items = iter(self._items)
         try:
-            for item in self._items:
-                if judge.must_stop:
+            while not judge.must_stop:
+                try:
+                    item = next(items)
+                except StopIteration:
                     break
                 yield item
                 done += 1
@@ -63,15 +73,38 @@ class Iteration(Generic[Item]):
             if done > told:
                 self._tell(before + done, done - told)
             live._end_iteration(self._unit, before + done)
-            if bar is not None:
-                bar.close()
+            self._on_bar(self._end_bar)
 
     def _tell(self, number: int, made: int) -> None:
         # The total is for those who watch the run from elsewhere.
         total = {} if self._in_all is None else {f"total_{self._unit}s": self._in_all}
         self._live.mark(**{self._unit: number, f"{self._unit}s": made}, **total)
-        if self._bar is not None:
-            self._bar.show(made, figures_of(self._live.progress()))
+        self._on_bar(lambda: self._bar.show(made, figures_of(self._live.progress())))
+
+    def _begin_bar(self) -> None:
+        if self._open_bar is not None:
+            self._bar = self._open_bar()
+
+    def _end_bar(self) -> None:
+        self._bar.close()
+
+    def _on_bar(self, work: Callable[[], object]) -> None:
+        """Do something with the bar, if there is one; one that fails is left alone, and the training goes on."""
+        if self._open_bar is None:
+            return
+        try:
+            work()
+        except Exception:
+            self._open_bar = None
+            logger.exception("tracker: the bar failed and is not shown any more")
+
+
+def _length_of(items: object) -> int | None:
+    """Of items that tell it: a loader over a stream may have a __len__ that raises."""
+    try:
+        return len(items) if isinstance(items, Sized) else None
+    except Exception:  # noqa: BLE001 (whatever the program's own class raises)
+        return None
 
 
 def figures_of(progress: Progress | None) -> str:
@@ -90,7 +123,12 @@ def figures_of(progress: Progress | None) -> str:
     return ", ".join(parts)
 
 
-def _bar_of(bar: Any, unit: str, total: int | None) -> Any:
+def _opener_of(bar: Any, unit: str, total: int | None) -> Callable[[], Any] | None:
+    """What opens the bar; None: there is none.
+
+    Raises:
+        SettingError: it is none of ours and no tqdm, or is not installed.
+    """
     if bar is None:
         return None
     if isinstance(bar, str) and bar == "tqdm":
@@ -98,28 +136,30 @@ def _bar_of(bar: Any, unit: str, total: int | None) -> Any:
             from tqdm.auto import tqdm
         except ImportError as exc:
             raise SettingError('bar="tqdm" needs tqdm: pip install tqdm') from exc
-        return _Tqdm(tqdm(total=total, unit=unit))
+        return lambda: _Tqdm(tqdm(total=total, unit=unit), is_ours=True)
     if isinstance(bar, str) and bar == "rich":
         try:
             from rich.progress import Progress as RichProgress
         except ImportError as exc:
             raise SettingError('bar="rich" needs rich: pip install rich') from exc
-        return _Rich(RichProgress(), unit, total)
+        return lambda: _Rich(RichProgress(), unit, total)
     if hasattr(bar, "update") and hasattr(bar, "set_postfix_str"):
-        return _Tqdm(bar)
+        return lambda: _Tqdm(bar, is_ours=False)
     raise SettingError(f"bar must be {' or '.join(map(repr, BARS))} or a tqdm bar, not {bar!r}")
 
 
 class _Tqdm:
-    def __init__(self, bar: Any) -> None:
+    def __init__(self, bar: Any, *, is_ours: bool) -> None:
         self._bar = bar
+        self._is_ours = is_ours
 
     def show(self, made: int, figures: str) -> None:
         self._bar.set_postfix_str(figures, refresh=False)
         self._bar.update(made)
 
     def close(self) -> None:
-        self._bar.close()
+        if self._is_ours:
+            self._bar.close()
 
 
 class _Rich:

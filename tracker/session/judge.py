@@ -127,12 +127,19 @@ class Judge:
         """Tell how many processes the job has: one that ended its loop alone would leave the others waiting."""
         self._is_alone = processes is None or processes <= 1
 
-    def expect(self, unit: str, total: float | None) -> None:
-        """Tell that a unit is counted, and how many there are in all where that is known."""
+    def count(self, unit: str) -> None:
+        """Tell that marks number this unit."""
         with self._lock:
             if unit not in self._units:
                 self._units.append(unit)
-            if total is not None:
+
+    def expect(self, unit: str, total: float | None) -> None:
+        """Tell how many of a unit there are in all; None: that is not known, or not any more."""
+        self.count(unit)
+        with self._lock:
+            if total is None:
+                self._totals.pop(unit, None)
+            else:
                 self._totals[unit] = total
 
     def see(self, marks: Sequence[Mark]) -> None:
@@ -166,6 +173,8 @@ class Judge:
             done, totals, units = dict(self._done), dict(self._totals), list(self._units)
         for unit, count in done.items():
             points = self._points[unit]
+            if points and points[-1].is_modelled != is_modelled:
+                points.clear()  # a meter has answered since: its energy is another series
             if points and count <= points[-1].done:
                 continue  # the time in which nothing more was done belongs to what comes next
             points.append(Point(count, run.duration_s, energy_j, emissions_g, is_modelled))
@@ -212,6 +221,7 @@ class Judge:
             return
         if self._is_alone:
             self.must_stop = True
+            warn("budget stop", "budget: the loop is ended at its next item")
         else:
             warn("budget ranks", "budget: the loop is not ended, as the other ranks of the job would wait for this one")
 

@@ -120,8 +120,10 @@ class LiveRun:
         self._iterations.append((unit, total))
         totals = [each for _, each in self._iterations]
         known = [each for each in totals if each is not None]
-        # As many in each of those around it.
-        return self._counts.get(unit, 0), math.prod(known) if len(known) == len(totals) else None
+        before = self._counts.get(unit, 0)
+        # As many in each of those around it. Where a loop of the program's own is around it, nobody knows how many.
+        is_told = len(known) == len(totals) and not (before and len(totals) == 1)
+        return before, math.prod(known) if is_told else None
 
     def _end_iteration(self, unit: str, count: int) -> None:
         self._counts[unit] = count

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
@@ -306,6 +307,6 @@ def _wish(budget: object, on_budget: Any, action: Any, total_steps: Any) -> Wish
     if on_budget is not None and not callable(on_budget):
         raise TypeError(f"on_budget must be callable, not {type(on_budget).__name__}")
     is_number = isinstance(total_steps, (int, float)) and not isinstance(total_steps, bool)
-    if total_steps is not None and not (is_number and total_steps > 0):
+    if total_steps is not None and not (is_number and 0 < total_steps < math.inf):
         raise SettingError(f"total_steps must be a number above 0, not {total_steps!r}")
     return Wish(None if budget is None else checked_budget(budget), on_budget, action, total_steps)
