@@ -1,9 +1,16 @@
 """What every test can ask for, and what holds for all of them."""
 
+import os
+
 from grid_server import grid
+from hypothesis import settings
 from no_skips import pytest_make_collect_report, pytest_runtest_makereport
 from postgres_server import postgres_url
 from standin.fixtures import powercap_tree, standin_library, standin_nvml
+
+settings.register_profile("derandomized", derandomize=True)
+if os.environ.get("TRACKER_TEST_DERANDOMIZED") == "1":
+    settings.load_profile("derandomized")
 
 __all__ = [
     "grid",

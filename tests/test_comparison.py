@@ -74,8 +74,9 @@ def test_the_parts_add_up_to_the_difference_and_turn_their_sign_with_the_runs(p0
     there = attributed(first, other, means, is_modelled=modelled)
     back = attributed(other, first, means, is_modelled=modelled)
 
-    # Float arithmetic loses at most some ulps of the largest term.
-    scale = sum(abs(part) for part in parts(there)) + 1e-300
+    # Float arithmetic loses at most some ulps of the largest term, and of what the difference is taken from.
+    emitted_g = sum((run.emissions_modelled_g if modelled else run.emissions_g) for run in (first, other))
+    scale = sum(abs(part) for part in parts(there)) + emitted_g
     assert math.fsum(parts(there)) == pytest.approx(there.difference_g, abs=1e-9 * scale)
     assert there.intensity_g == pytest.approx(there.place_g + there.time_g, abs=1e-9 * scale)
     for one, other_way in zip(parts(there), parts(back), strict=True):
