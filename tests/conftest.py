@@ -2,6 +2,7 @@
 
 import os
 
+import pytest
 from grid_server import grid
 from hypothesis import settings
 from no_skips import pytest_make_collect_report, pytest_runtest_makereport
@@ -21,3 +22,13 @@ __all__ = [
     "standin_library",
     "standin_nvml",
 ]
+
+
+@pytest.fixture(autouse=True)
+def nothing_was_said_before() -> None:
+    """Each test meets a process that has not warned of anything yet, whichever tests ran in it before."""
+    from tracker.session import process
+
+    if process._state is not None:
+        process._state._said.clear()
+        process._state._lines = 0
