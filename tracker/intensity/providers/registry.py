@@ -126,6 +126,8 @@ def check_name(named: str) -> None:
         SettingError: there is none; the message names those that there are.
     """
     name = named.partition(":")[0].strip().lower()
+    if name in BUILTIN or name == AUTO:  # without looking for plug-ins, which takes longer than all else of a start
+        return
     known = [*BUILTIN, *plugin_names(), AUTO]
     if name not in known:
         raise SettingError(f"no provider of intensity is called {name[:40]!r}; there are {', '.join(known)}")
