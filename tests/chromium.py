@@ -100,10 +100,10 @@ class Chromium:
         return answer["result"].get("value")
 
     def until(self, script: str, within_s: float = 15) -> Any:
-        """The first value of a script that is true."""
+        """The first value of an expression that is true; while a page is on its way, parts of it may be missing."""
         ends_s = time.monotonic() + within_s
         while time.monotonic() < ends_s:
-            found = self.value(script)
+            found = self.value(f"(() => {{ try {{ return {script} }} catch {{ return null }} }})()")
             if found:
                 return found
             self.value("new Promise(done => setTimeout(done, 50))")

@@ -61,11 +61,13 @@ def test_runs_side_by_side_are_multiples_of_the_first_and_the_difference_is_expl
         epoch  3f9c2a      1  30.0 min  278 Wh  1.00 x  556 W  15.6 g  56.0 g/kWh
                dddddd      1  30.0 min  278 Wh  1.00 x  556 W  15.6 g  56.0 g/kWh
 
-        for each  id        of   energy              CO2e
-        step      3f9c2a     2   625 Wh   1.00 x   35.0 g   1.00 x
-                  dddddd     2   312 Wh  0.500 x   17.5 g  0.500 x
-        token     3f9c2a  1000  1.25 Wh   1.00 x  70.0 mg   1.00 x
-                  dddddd  1000   2250 J  0.500 x  35.0 mg  0.500 x
+        for each  id        of    energy              CO2e
+        step      3f9c2a     2    625 Wh   1.00 x   35.0 g   1.00 x
+                  dddddd     2    312 Wh  0.500 x   17.5 g  0.500 x
+        epoch     3f9c2a     1  1.25 kWh   1.00 x   70.0 g   1.00 x
+                  dddddd     1    625 Wh  0.500 x   35.0 g  0.500 x
+        token     3f9c2a  1000   1.25 Wh   1.00 x  70.0 mg   1.00 x
+                  dddddd  1000    2250 J  0.500 x  35.0 mg  0.500 x
 
         CO2e            id      difference  by energy  PUE  place  time
         against 3f9c2a  dddddd     -35.0 g    -35.0 g  0 g    0 g     -
