@@ -24,8 +24,9 @@ from tracker.records import ClockPair, IntensityValue, Run, Slot, unix_us_of
 from tracker.session import repricing
 from tracker.session.account import DeviceAccount, RunFacts, build_run
 from tracker.store import tables
+from tracker.store.editing import Editor
 from tracker.store.opening import open_for_reading, open_for_writing, upgrade
-from tracker.store.repricing import Repricer
+from tracker.store.repricing import NewPricing, Repricer
 from tracker.store.writing import RunWriter
 
 START = datetime(2025, 3, 1, 10, 0, tzinfo=UTC)
@@ -243,6 +244,38 @@ def test_another_time_of_day_is_priced_by_its_hours(place):
     assert any("another time changes nothing" in warning for warning in static.warnings)
 
 
+def test_what_the_settings_say_of_their_own_place_is_not_said_of_another(neso, place, monkeypatch):
+    (place / "mine.json").write_text(
+        json.dumps([{"start": "2025-03-01T00:00Z", "end": "2025-03-02T00:00Z", "g_per_kwh": 7}])
+    )
+    monkeypatch.setenv("TRACKER_ZONE", "GB")
+    monkeypatch.setenv("TRACKER_PROVIDER", "neso:GB-7")
+    monkeypatch.setenv("TRACKER_INTENSITY_FILE", "mine.json")
+    store(zone="FR")
+
+    here = tracker.reprice("run-1")
+    there = tracker.reprice("run-1", zone="SE")
+
+    assert not here.runs[0].is_changed and neso.asked == []
+    assert there.runs[0].after.providers == ("bundled",)
+    assert any("does not serve zone 'FR'" in note for note in here.notes)
+
+
+def test_what_came_between_reading_and_writing_stays(neso):
+    store(series=FORECAST, provider="neso")
+    store("gone", series=FORECAST, provider="neso")
+    repricer = Repricer(os.environ["TRACKER_DB"])
+    before, gone = tracker.get("run-1"), tracker.get("gone")
+    Editor(os.environ["TRACKER_DB"]).delete(["gone"])
+    stale = {"warnings": (), "provider": "neso", "provider_zone": "GB", "is_moved": False}
+
+    repricer.write([NewPricing(before, seq=0, **stale), NewPricing(gone, seq=1, **stale)], 0)
+
+    assert len(stored_pricings()) == 1 and tracker.get("run-1").to_dict() == before.to_dict()
+    repricer.write([NewPricing(before, seq=1, **stale)], 0)
+    assert len(stored_pricings()) == 2
+
+
 def test_another_building_has_the_same_grid_and_asks_nobody(neso):
     store(series=FORECAST, provider="neso")
 
@@ -410,6 +443,8 @@ tracker.reprice(every=True)
         ({"ids": ["run-1"], "zone": "Atlantis"}, "Atlantis"),
         ({"ids": ["run-1"], "pue": 0.5}, "pue"),
         ({"ids": ["run-1"], "at": "yesterday"}, "yesterday"),
+        ({"ids": ["run-1"], "at": 5}, "5"),
+        ({"ids": ["run-1"], "zone": "cloud"}, "cloud"),
         ({"ids": ["run-1"], "provider": "nobody"}, "nobody"),
         ({"ids": ["run-1"], "intensity_g_per_kwh": -1.0}, "intensity"),
         ({"ids": ["run-1"], "intensity_file": "missing.csv"}, "missing.csv"),

@@ -21,6 +21,7 @@ from tracker.records import IntensityValue, plain, unix_us_of
 from tracker.session.election import PlaceError, RecordLock, private_folder
 from tracker.settings import Settings
 from tracker.store.intensities import Fetch
+from tracker.units import MICROSECONDS_PER_S
 
 if TYPE_CHECKING:
     from tracker.intensity.providers.protocol import Answer
@@ -41,9 +42,10 @@ class Gate:
     remembers for itself.
     """
 
-    def __init__(self, name: str, token: str) -> None:
-        # Another token is another account, whose refusals and counts are its own.
-        digest = hashlib.sha256(token.encode("utf-8", "backslashreplace")).hexdigest()[:8]
+    def __init__(self, name: str, environ: Mapping[str, str]) -> None:
+        # Another token is another account, another address another service: with counts and answers of its own.
+        account = [environ.get(f"TRACKER_{name.upper()}_{what}", "") for what in ("TOKEN", "URL")]
+        digest = hashlib.sha256(repr(account).encode("utf-8", "backslashreplace")).hexdigest()[:8]
         self.manners = Manners()
         self._lock: RecordLock | None = None
         self._path: Path | None = None
@@ -208,8 +210,7 @@ def make_source(
     )
     if found is None:
         return None
-    name = found.provider.profile.name
-    gates.append(Gate(name, environ.get(f"TRACKER_{name.upper()}_TOKEN", "")))
+    gates.append(Gate(found.provider.profile.name, environ))
     return Source(found, gates[0], offline)
 
 
@@ -268,7 +269,7 @@ class Feed:
         needed = max(self._start, now - FURTHEST_BACK + LONGEST_HOLE)
         if last is None or last.start_unix_us > unix_us_of(needed):
             return float("inf")
-        return (unix_us_of(now) - last.asked_unix_us) / 1e6
+        return (unix_us_of(now) - last.asked_unix_us) / MICROSECONDS_PER_S
 
     def ask(self, now: datetime) -> Answer:
         """Ask the source, and tell the other processes of this machine; in one's turn.

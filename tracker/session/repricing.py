@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tracker import settings as settings_module
 from tracker.emissions import SlotEnergies
 from tracker.errors import ProviderError, RunNotFoundError, SettingError
-from tracker.intensity.choice import IntensityChoice, choose
+from tracker.intensity.choice import CLOUD, IntensityChoice, choose
 from tracker.intensity.filling import LONGEST_HOLE, filled
 from tracker.records import IntensityValue, PricedFigures, Repriced, Repricing, Run
 from tracker.session.account import Priced, Pricer, covered_of, energies_of
@@ -87,6 +87,8 @@ def reprice(
         if value is not None
         for checked in [settings_module.checked_argument(name, value)]
     }
+    if zone is not None and zone.strip().casefold() == CLOUD:
+        raise SettingError(f'zone: "{CLOUD}" is where this machine stands now; name the zone')
     settings = settings_module.resolve(
         {} if db is None else {"db": settings_module.checked_argument("db", db)}, checks=CHECKS
     )
@@ -123,7 +125,7 @@ def _instant(at: datetime | str) -> datetime:
     try:
         found = datetime.fromisoformat(at) if isinstance(at, str) else at
         return found.astimezone(UTC)
-    except (ValueError, OverflowError) as exc:
+    except (AttributeError, ValueError, OverflowError) as exc:
         raise SettingError(f"at must be a date and time such as 2026-11-25T14:00+01:00, not {at!r}") from exc
 
 
@@ -175,6 +177,7 @@ class _Work:
 
     def batch(self, ids: Sequence[str]) -> list[Repriced]:
         """Price these runs, and write what is new of them in one transaction."""
+        next_seqs = self._repricer.next_seqs(ids)  # before the runs are read, so that what comes between is seen
         groups: dict[tuple[_Asked | None, IntensityValue, Any], list[_Task]] = defaultdict(list)
         for task in self._tasks(ids):
             asked = self._asked(task.run, task.choice)
@@ -192,6 +195,7 @@ class _Work:
                             provider=asked.name if asked else None,
                             provider_zone=asked.zone if asked else None,
                             is_moved=run.zone != task.run.zone,
+                            seq=next_seqs.get(run.id, 0),
                         )
                     )
         self._repricer.write(new, unix_us())
@@ -242,17 +246,18 @@ class _Work:
         if not is_said and instead.zone is None and _is_users_own(run):
             return None
         zone = "" if choice.zone is None else choice.zone.zone
-        if is_said or instead.zone is not None:
-            file = instead.intensity_file or (None if is_said else settings.intensity_file)
-            return self._source(zone, instead.provider or settings.provider, file)
+        if is_said:
+            return self._source(zone, instead.provider, instead.intensity_file)
         held = run.provenance.get("grid") or {}
-        if not held:
-            return self._source(zone, settings.provider, settings.intensity_file)
+        if instead.zone is not None or not held:
+            # A file, or a provider's own code, that the settings hold is of the place of new runs, not of this one.
+            named = settings.provider and settings.provider.partition(":")[0]
+            return self._source(zone, named, None)
         name, code = str(held.get("provider", "")), str(held.get("zone", ""))
         if name != LOCAL:
             return self._source(zone, f"{name}:{code}", None) or _Asked(name, code, None)
-        given = run.provenance.get("settings", {}).get("intensity_file", {}).get("value")
-        return self._source(zone, None, settings.intensity_file or given)
+        file = run.provenance.get("settings", {}).get("intensity_file", {}).get("value")
+        return None if file is None else self._source(zone, None, file)
 
     def _source(self, zone: str, named: str | None, file: str | None) -> _Asked | None:
         key = zone, named, file

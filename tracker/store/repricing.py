@@ -35,6 +35,7 @@ class NewPricing:
         warnings: of the new pricing; those of the old one go.
         provider, provider_zone: who was asked, and for what; None: nobody.
         is_moved: the zone is another: what was said of the old one goes.
+        seq: its number, as next_seqs gave it before the run was read.
     """
 
     run: Run
@@ -42,6 +43,7 @@ class NewPricing:
     provider: str | None
     provider_zone: str | None
     is_moved: bool
+    seq: int
 
 
 class Repricer:
@@ -106,17 +108,32 @@ class Repricer:
                 found.update(_by_run(connection.execute(columns).all(), modelled))
         return found
 
+    def next_seqs(self, ids: Sequence[str]) -> dict[str, int]:
+        """The number that the next pricing of each run gets; of one without a pricing it is 0."""
+        with store_errors(self._reading.label), self._reading.engine.connect() as connection:
+            return _next_seqs(connection, ids)
+
     def write(self, pricings: Sequence[NewPricing], now_unix_us: int) -> None:
-        """Make these the pricings that their runs show, all of them or none."""
+        """Make these the pricings that their runs show, all of them or none.
+
+        A run that was deleted since it was read, or that another process has priced meanwhile, is left as it is.
+        """
         if not pricings:
             return
-        by_id = {pricing.run.id: pricing for pricing in pricings}
+        given = {pricing.run.id: pricing for pricing in pricings}
         with self._transaction() as connection:
-            next_seq = _next_seqs(connection, list(by_id))
-            details = _details(connection, list(by_id))
+            next_seq = _next_seqs(connection, list(given))
+            details = _details(connection, list(given))
+            by_id = {
+                run_id: pricing
+                for run_id, pricing in given.items()
+                if run_id in details and next_seq.get(run_id, 0) == pricing.seq
+            }
+            if not by_id:
+                return
             write_new_pricings(
                 connection,
-                [(pricing.run, next_seq.get(run_id, 0), pricing.provider) for run_id, pricing in by_id.items()],
+                [(pricing.run, pricing.seq, pricing.provider) for pricing in by_id.values()],
                 now_unix_us,
                 "reprice",
             )
