@@ -14,12 +14,12 @@ from xml.etree import ElementTree as ET
 import pytest
 from click.testing import CliRunner
 from html_page import Page
-from stored_runs import START, a_full_run, a_run, after, chunks, writer_of
+from stored_runs import FRANCE, START, a_full_run, a_run, after, chunks, writer_of
 
 import tracker
 from tracker.cli import cli
-from tracker.records import Mark, Slot, Span
-from tracker.session.picturing import curves_of
+from tracker.records import IntensityUse, Mark, Slot, Span
+from tracker.session.picturing import curves_of, slots_of
 from tracker.views.plots import picture_of
 from tracker.views.report import html_of, markdown_of, report_of
 
@@ -121,6 +121,21 @@ def test_curves_hold_the_extremes_of_the_readings_and_the_energy_of_the_slots(db
     assert by_kind["cpu_package"].mean_w.max() == pytest.approx(10.0)
     assert curves.slots.energy_j.sum() == pytest.approx(3600.5)
     assert (curves.slots.emissions_g > 0).all()
+
+
+def test_slots_show_what_the_sum_is_made_of_and_nothing_on_another_basis(db):
+    first = datetime.fromtimestamp(int(START.timestamp()) // 300 * 300, UTC)
+    direct = replace(FRANCE, intensity_g_per_kwh=100.0, basis="direct", start=START, end=START + timedelta(seconds=30))
+    own = replace(FRANCE, start=START + timedelta(seconds=30), end=START + timedelta(hours=1))
+    uses = (IntensityUse(own, "setting", 2000.0, 0.0, 1), IntensityUse(direct, "setting", 1000.0, 0.0, 1))
+    run = replace(tracker.get("run-1"), intensity=uses)
+
+    slots = slots_of(run)
+
+    assert slots.start_s.tolist() == [int(first.timestamp())]
+    half_j = slots.energy_j.sum() * 30.5 / 60.5
+    assert slots.emissions_g.sum() == pytest.approx(half_j / 3.6e6 * 56.0 * run.pue, rel=1e-6)
+    assert slots.intensity_g_per_kwh.tolist() == [56.0]
 
 
 def test_a_run_with_nothing_to_draw_has_a_report_and_no_picture(db, tmp_path):

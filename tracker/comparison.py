@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +11,11 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Any, Final
 
+from tracker.emissions import Timeline
 from tracker.records import (
-    EPOCH,
-    STATUSES,
     Basis,
     DeviceEnergy,
     DeviceKind,
-    IntensityUse,
     IntensityValue,
     Mark,
     Method,
@@ -239,12 +236,12 @@ def phases_of(run: Run, spans: Sequence[Span]) -> Iterator[PhaseFigures]:
     by_name: dict[str, list[Span]] = defaultdict(list)
     for span in sorted(spans, key=lambda span: span.started_at):
         by_name[span.name].append(span)
-    levels = _Levels(use.value for use in own_uses(run))
+    timeline = Timeline.of_uses(run.own_intensity)
     for name, alike in by_name.items():
         counted = list(_one_at_a_time(alike))
         known = [(span, span.energy_j) for span in counted if span.energy_j is not None and span.ended_at is not None]
         energy_j = math.fsum(energy_j for _, energy_j in known) if known else None
-        grams = [_grams(span, energy_j, levels, run.pue) for span, energy_j in known]
+        grams = [_grams(span, energy_j, timeline, run.pue) for span, energy_j in known]
         emissions_g = _sum_of_all(grams) if known else None
         duration_s = math.fsum(span.duration_s or 0.0 for span in counted)
         known_s = math.fsum(span.duration_s or 0.0 for span, _ in known)
@@ -281,9 +278,9 @@ def _one_at_a_time(spans: Sequence[Span]) -> Iterator[Span]:
         yield longest
 
 
-def _grams(span: Span, energy_j: float, levels: _Levels, pue: float) -> float | None:
+def _grams(span: Span, energy_j: float, timeline: Timeline, pue: float) -> float | None:
     assert span.ended_at is not None
-    level, _ = levels.mean(unix_us_of(span.started_at), unix_us_of(span.ended_at))
+    level, _ = timeline.mean(unix_us_of(span.started_at), unix_us_of(span.ended_at))
     return None if level is None else energy_j / JOULES_PER_KWH * level * pue
 
 
@@ -343,12 +340,6 @@ def _traits(run: Run) -> Iterator[tuple[str, str]]:
                 yield f"{room.removesuffix('s')} {key}", str(value)
 
 
-def own_uses(run: Run) -> list[IntensityUse]:
-    """The uses of intensity that emissions_g and emissions_modelled_g are made of."""
-    average = [use for use in run.intensity if use.value.signal == "average"]
-    return [use for use in average if use.value.basis == average[0].value.basis]
-
-
 def attributed(first: Run, other: Run, means: Sequence[ZoneMean], *, is_modelled: bool = False) -> Attribution:
     """How much of a difference in emissions comes from energy, from PUE, from place and from time of running.
 
@@ -360,7 +351,7 @@ def attributed(first: Run, other: Run, means: Sequence[ZoneMean], *, is_modelled
         named = [run.id for run, g in ((first, before_g), (other, after_g)) if g is None]
         return Attribution(other.id, is_modelled, None, reason=f"the emissions of {', '.join(named)} are unknown")
     difference_g = after_g - before_g
-    bases = [use.value.basis for run in (first, other) for use in own_uses(run)[:1]]
+    bases = [use.value.basis for run in (first, other) for use in run.own_intensity[:1]]
     if len(set(bases)) > 1:
         reason = f"their intensities are on different bases ({', '.join(bases)}): no difference means anything"
         return Attribution(other.id, is_modelled, None, reason=reason)
@@ -415,7 +406,7 @@ class _Factors:
 
 
 def _factors(run: Run, means: Sequence[ZoneMean], is_modelled: bool) -> _Factors | None:
-    priced = [(use.value, use.energy_modelled_j if is_modelled else use.energy_j) for use in own_uses(run)]
+    priced = [(use.value, use.energy_modelled_j if is_modelled else use.energy_j) for use in run.own_intensity]
     energy_j = math.fsum(energy_j for _, energy_j in priced)
     emitted_g = _emitted(run, is_modelled)
     if energy_j <= 0 or emitted_g is None:
@@ -442,7 +433,7 @@ def _factors(run: Run, means: Sequence[ZoneMean], is_modelled: bool) -> _Factors
 
 def dated_sources(runs: Iterable[Run]) -> list[tuple[str, str, Signal, Basis]]:
     """The sources and zones whose values over time priced runs: provider, zone, signal and basis."""
-    values = [use.value for run in runs for use in own_uses(run) if use.value.start is not None]
+    values = [use.value for run in runs for use in run.own_intensity if use.value.start is not None]
     return list(dict.fromkeys((value.provider, value.zone, value.signal, value.basis) for value in values))
 
 
@@ -456,42 +447,11 @@ def zone_mean(values: Sequence[IntensityValue], start: datetime, end: datetime) 
     Returns:
         None: of no time in it is anything known.
     """
-    level, known_us = _Levels(values).mean(unix_us_of(start), unix_us_of(end))
+    level, known_us = Timeline.of(values).mean(unix_us_of(start), unix_us_of(end))
     if level is None:
         return None
     of = values[0]
     return ZoneMean(of.provider, of.zone, of.signal, of.basis, start, end, level, known_us / MICROSECONDS_PER_S)
-
-
-class _Levels:
-    """Intensity over time from values of which the best holds; undated ones where no dated one does."""
-
-    def __init__(self, values: Iterable[IntensityValue]) -> None:
-        ranked = sorted(
-            values,
-            key=lambda v: (v.start is not None, STATUSES.index(v.status), v.fetched_at or EPOCH, v.intensity_g_per_kwh),
-        )
-        self._edges_us = sorted({unix_us_of(edge) for v in ranked for edge in (v.start, v.end) if edge is not None})
-        self._between: list[float | None] = [None] * (len(self._edges_us) + 1)
-        for value in ranked:  # from the worst to the best, so the best is what stays
-            first = bisect_left(self._edges_us, unix_us_of(value.start)) + 1 if value.start else 0
-            last = bisect_left(self._edges_us, unix_us_of(value.end)) + 1 if value.end else len(self._between)
-            self._between[first:last] = [value.intensity_g_per_kwh] * (last - first)
-
-    def mean(self, start_us: int, end_us: int) -> tuple[float | None, int]:
-        """The mean over the known time of a stretch, and how long that is; of an instant its own level."""
-        first = bisect_right(self._edges_us, start_us)
-        last = bisect_left(self._edges_us, end_us, lo=first)
-        edges = [start_us, *self._edges_us[first:last], end_us]
-        pieces = [
-            (level, later - earlier)
-            for level, earlier, later in zip(self._between[first : last + 1], edges, edges[1:], strict=False)
-            if level is not None
-        ]
-        known_us = sum(us for _, us in pieces)
-        if not known_us:
-            return (pieces[0][0] if pieces else None), 0
-        return math.fsum(level * us for level, us in pieces) / known_us, known_us
 
 
 def stretch_of(runs: Sequence[Run]) -> tuple[datetime, datetime] | None:

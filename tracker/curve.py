@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
@@ -161,11 +160,9 @@ def steps_of(values: Iterable[IntensityValue], start: datetime, end: datetime) -
         ValueError: average and marginal values are mixed.
     """
     timeline = Timeline.of([*values])
-    edges_us = [int(us) for us in timeline.edges_us]
-    bounds = [unix_us_of(start), *(us for us in edges_us if unix_us_of(start) < us < unix_us_of(end)), unix_us_of(end)]
+    bounds_us, positions = timeline.within(unix_us_of(start), unix_us_of(end))
     found: list[Step] = []
-    for begin_us, end_us in pairwise(bounds):
-        held = int(timeline.value_between[bisect_right(edges_us, begin_us)])
+    for (begin_us, end_us), held in zip(pairwise(bounds_us.tolist()), positions.tolist(), strict=True):
         if held == UNPRICED or begin_us == end_us:
             continue
         value = timeline.candidates[held]

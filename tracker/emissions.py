@@ -150,6 +150,36 @@ class Timeline:
             np.array([*(value.basis for value in candidates), ""]),
         )
 
+    @classmethod
+    def of_uses(cls, uses: Sequence[IntensityUse]) -> Timeline:
+        """The timeline that the values of these uses make again: those that always hold stand in for the dated."""
+        dated = [use.value for use in uses if use.value.start is not None]
+        always = [use.value for use in uses if use.value.start is None]
+        return cls.of(dated, always[-1] if always else None)
+
+    def within(self, start_us: int, end_us: int) -> tuple[IntColumn, IntColumn]:
+        """What holds when in a stretch.
+
+        Returns:
+            (n + 1,) the instants at which another value may hold, start_us and end_us among them; (n,) the position
+            of the value between each two of them, UNPRICED where none holds.
+        """
+        first = int(np.searchsorted(self.edges_us, start_us, side="right"))
+        last = max(first, int(np.searchsorted(self.edges_us, end_us, side="left")))
+        bounds_us = np.concatenate(([start_us], self.edges_us[first:last], [end_us]))
+        return bounds_us, self.value_between[first : last + 1]
+
+    def mean(self, start_us: int, end_us: int) -> tuple[float | None, int]:
+        """The mean intensity in g/kWh over the known time of a stretch, and how long that is; of an instant its own."""
+        bounds_us, positions = self.within(start_us, end_us)
+        is_known = positions != UNPRICED
+        lengths_us = np.diff(bounds_us)[is_known]
+        levels = self.g_per_kwh[positions[is_known]]
+        known_us = int(lengths_us.sum())
+        if not known_us:
+            return (float(levels[0]) if len(levels) else None), 0
+        return math.fsum((levels * lengths_us).tolist()) / known_us, known_us
+
 
 def price(
     energies: SlotEnergies,

@@ -356,11 +356,17 @@ class Run:
     @property
     def intensity_g_per_kwh(self) -> float | None:
         """Mean of the intensities in emissions_g, by the energy that each priced."""
-        own = [use for use in self.intensity if (use.value.signal, use.value.basis) == self._own_kind]
+        own = self.own_intensity
         priced_j = math.fsum(use.energy_j for use in own)
         if not priced_j:
             return None
         return math.fsum(use.energy_j * use.value.intensity_g_per_kwh for use in own) / priced_j
+
+    @property
+    def own_intensity(self) -> tuple[IntensityUse, ...]:
+        """The uses of intensity that emissions_g and emissions_modelled_g are made of."""
+        own_kind = self._own_kind
+        return tuple(use for use in self.intensity if (use.value.signal, use.value.basis) == own_kind)
 
     @property
     def emissions_apart(self) -> tuple[Subtotal, ...]:
@@ -518,14 +524,13 @@ class PricedFigures:
     @classmethod
     def of(cls, run: Run) -> PricedFigures:
         """Those of a run as it stands."""
-        own = [use.value for use in run.intensity if (use.value.signal, use.value.basis) == run._own_kind]
         return cls(
             zone=None if run.zone is None else run.zone.zone,
             pue=run.pue,
             emissions_g=run.emissions_g,
             emissions_modelled_g=run.emissions_modelled_g,
             intensity_g_per_kwh=run.intensity_g_per_kwh,
-            bases=tuple(dict.fromkeys(value.basis for value in own)),
+            bases=tuple(dict.fromkeys(use.value.basis for use in run.own_intensity)),
             status=run.emissions_status,
             providers=tuple(dict.fromkeys(use.value.provider for use in run.intensity)),
         )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from tracker.curves import RunCurves, SlotCurves, power_of, reduced
 from tracker.emissions import SLOT_S, SlotEnergies, Timeline, price
-from tracker.records import DeviceKind, Run, Samples, datetime_of, unix_us_of
+from tracker.records import DeviceKind, Run, Samples, unix_us_of
+from tracker.session.account import covered_of
 from tracker.store.reading import RunReader
-from tracker.units import JOULES_PER_KWH, MICROSECONDS_PER_S, TWICE_NANOJOULES_PER_J
+from tracker.units import MICROSECONDS_PER_S, TWICE_NANOJOULES_PER_J
 
 COLUMNS = 1200  # more than a printed page shows
 
@@ -31,28 +34,25 @@ def curves_of(run: Run, columns: int = COLUMNS) -> RunCurves:
 
 
 def slots_of(run: Run) -> SlotCurves | None:
-    """Measured energy of all devices, and what it emitted, by slot."""
+    """Measured energy of all devices by slot, and what it emitted; without what another basis priced, as in the sum."""
     slots = run.source.slots(run.id) if isinstance(run.source, RunReader) else []
     modelled = {index for index, device in enumerate(run.devices) if device.method == "model"}
     measured = [slot for slot in slots if slot.device_index not in modelled]
     energies = SlotEnergies.of(measured)
     if not len(energies.start_s) or run.started_at is None:
         return None
-    values = [use.value for use in run.intensity if use.value.signal == "average"]
-    dated = [value for value in values if value.start is not None]
-    always = [value for value in values if value.start is None]
-    start, covered = run.started_at, round(run.duration_s * MICROSECONDS_PER_S)
-    emissions = price(
-        energies,
-        Timeline.of(dated, always[-1] if always else None),
-        pue=run.pue,
-        covered=(start, datetime_of(unix_us_of(start) + max(1, covered))),
-    )
+    covered = covered_of(run.started_at, round(run.duration_s * MICROSECONDS_PER_S))
+    timeline = Timeline.of_uses(run.own_intensity)
+    slot_g = price(energies, timeline, pue=run.pue, covered=covered).slot_g
     starts = sorted(set(energies.start_s.tolist()))
     place = np.searchsorted(starts, energies.start_s)
     energy_j, emissions_g = np.zeros((2, len(starts)))
     np.add.at(energy_j, place, energies.twice_energy_nj / TWICE_NANOJOULES_PER_J)
-    np.add.at(emissions_g, place, emissions.slot_g)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        intensity = np.where(energy_j > 0, emissions_g / (energy_j / JOULES_PER_KWH * run.pue), np.nan)
-    return SlotCurves(np.array(starts, dtype=np.int64), SLOT_S, energy_j, emissions_g, intensity)
+    np.add.at(emissions_g, place, slot_g)
+    first_us, last_us = map(unix_us_of, covered)
+    levels = []
+    for start_s in starts:
+        begin_us = max(first_us, start_s * MICROSECONDS_PER_S)
+        level, _ = timeline.mean(begin_us, max(begin_us, min(last_us, (start_s + SLOT_S) * MICROSECONDS_PER_S)))
+        levels.append(math.nan if level is None else level)
+    return SlotCurves(np.array(starts, dtype=np.int64), SLOT_S, energy_j, emissions_g, np.array(levels))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from tracker.comparison import Comparison, ZoneMean, dated_sources, own_uses, stretch_of, zone_mean
+from tracker.comparison import Comparison, ZoneMean, dated_sources, stretch_of, zone_mean
 from tracker.errors import SettingError
 from tracker.records import Run, Runs, RunStatus, Total
 from tracker.session.past import get, readers
@@ -126,7 +126,7 @@ def _zone_means(chosen: Sequence[Run]) -> Iterator[ZoneMean]:
     sources = {id(run.source): run.source for run in chosen if isinstance(run.source, RunReader)}
     for source in dated_sources(chosen):
         known = [value for reader in sources.values() for value in reader.dated_values(*source, *stretch)]
-        used = [use.value for run in chosen for use in own_uses(run)]
+        used = [use.value for run in chosen for use in run.own_intensity]
         known += [v for v in used if v.start is not None and (v.provider, v.zone, v.signal, v.basis) == source]
         mean = zone_mean(known, *stretch)
         if mean is not None:
