@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -71,7 +71,7 @@ class Greenest:
     def to_dict(self) -> dict[str, Any]:
         """In plain types that json.dumps takes."""
         derived = {"saves_share": self.saves_share, "saves_g_per_kwh": self.saves_g_per_kwh}
-        return {f.name: plain(getattr(self, f.name)) for f in fields(self)} | derived
+        return {**plain(self), **derived}
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ class Outlook:
 
     def to_dict(self) -> dict[str, Any]:
         """In plain types that json.dumps takes."""
-        return {f.name: plain(getattr(self, f.name)) for f in fields(self)} | {"now": plain(self.now)}
+        return {**plain(self), "now": plain(self.now)}
 
 
 def steps_of(values: Iterable[IntensityValue], start: datetime, end: datetime) -> list[Step]:

@@ -497,7 +497,7 @@ class Total:
 
     def to_dict(self) -> dict[str, Any]:
         """In plain types that json.dumps takes."""
-        return {f.name: plain(getattr(self, f.name)) for f in fields(self)}
+        return {**plain(self)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -581,7 +581,7 @@ class Repricing:
 
     def to_dict(self) -> dict[str, Any]:
         """In plain types that json.dumps takes."""
-        return {f.name: plain(getattr(self, f.name)) for f in fields(self)}
+        return {**plain(self)}
 
 
 def plain(value: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import IO, Any, Final
 import click
 
 from tracker.cli.files import written
-from tracker.cli.options import database, db_option, tag
+from tracker.cli.options import database, db_option, tag, tell
 from tracker.records import Run
 from tracker.session import past, queries
 from tracker.store.filters import RunFilter
@@ -115,13 +115,10 @@ def _hosts(run: Run, identify: bool) -> dict[str, Any]:
 
 def _told(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """The rows, with how many there were so far on a terminal."""
-    if not sys.stderr.isatty():
-        yield from rows
-        return
     told_s = time.monotonic()
     for count, row in enumerate(rows, start=1):
         yield row
         if time.monotonic() - told_s > _TOLD_EACH_S:
             told_s = time.monotonic()
-            click.echo(f"\r{count} rows", nl=False, err=True)
-    click.echo("\r" + " " * 30 + "\r", nl=False, err=True)
+            tell(f"{count} rows")
+    tell("")

@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from tracker.cli.options import database, db_option, json_of
+from tracker.cli.options import database, db_option, json_of, takes
 
 
 @click.command(short_help="The grid's intensity now, today and tomorrow; when to start.")
@@ -68,17 +68,9 @@ def intensity(
         click.echo(json_of(outlook.to_dict() | found))
     else:
         width = shutil.get_terminal_size((80, 24)).columns
-        click.echo(outlook.text(width, is_ascii=is_ascii or not _takes_blocks()))
+        click.echo(outlook.text(width, is_ascii=is_ascii or not takes("▁█┄━▲")))
         if greenest is not None:
             click.echo("\n" + greenest_text(greenest, outlook, kwh, width))
     if trouble:
         click.echo(f"tracker: {trouble}", err=True)
         sys.exit(1)
-
-
-def _takes_blocks() -> bool:
-    try:
-        "▁█┄━▲".encode(sys.stdout.encoding or "ascii")
-    except (UnicodeEncodeError, LookupError):
-        return False
-    return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -10,6 +11,7 @@ import click
 
 from tracker import settings as settings_module
 
+_TOLD_WIDTH: Final = 40
 _AGO_UNITS_S: Final = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
@@ -76,3 +78,18 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_nan(item) for item in value]
     return value
+
+
+def tell(text: str) -> None:
+    """Show on a terminal how far long work has come, over what was shown before; "" clears it. Elsewhere nothing."""
+    if sys.stderr.isatty():
+        click.echo(f"\r{text:<{_TOLD_WIDTH}}" + ("" if text else "\r"), nl=False, err=True)
+
+
+def takes(letters: str) -> bool:
+    """Whether standard output can show these."""
+    try:
+        letters.encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True

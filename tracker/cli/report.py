@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +11,7 @@ import click
 
 from tracker import __version__
 from tracker.cli.files import written
-from tracker.cli.options import database, db_option, json_of
+from tracker.cli.options import database, db_option, json_of, tell
 from tracker.errors import SettingError
 from tracker.records import Run
 
@@ -72,13 +71,11 @@ def _writer(form: str, runs: list[Run], comparison: Any) -> Callable[[IO[Any]], 
     pictures: dict[str, bytes] = {}
     if form == ".html":
         for number, run in enumerate(runs, start=1):
-            if sys.stderr.isatty() and len(runs) > 1:
-                click.echo(f"\rdrawing {number} of {len(runs)}", nl=False, err=True)
+            tell(f"drawing {number} of {len(runs)}")
             picture = _picture(run, "svg")
             if picture is not None:
                 pictures[run.id] = picture
-        if sys.stderr.isatty() and len(runs) > 1:
-            click.echo("\r" + " " * 30 + "\r", nl=False, err=True)
+        tell("")
     blocks = report.report_of(runs, comparison, pictures, datetime.now(UTC), __version__)
     rendered = report.html_of(blocks) if form == ".html" else report.markdown_of(blocks)
     return lambda file: file.write(rendered)

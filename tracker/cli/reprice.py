@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import shutil
-import sys
 
 import click
 
-from tracker.cli.options import database, db_option, json_of
+from tracker.cli.options import database, db_option, json_of, tell
 
 
 @click.command(short_help="Price past runs anew.")
@@ -43,10 +42,7 @@ def reprice(
     from tracker.session.repricing import reprice as repriced
 
     def progress(done: int, total: int) -> None:
-        if sys.stderr.isatty() and total > done:
-            click.echo(f"\r{done} of {total} runs", nl=False, err=True)
-        elif sys.stderr.isatty() and total:
-            click.echo("\r" + " " * 40 + "\r", nl=False, err=True)
+        tell(f"{done} of {total} runs" if done < total else "")
 
     try:
         result = repriced(

@@ -15,7 +15,7 @@ from typing import Final
 
 import click
 
-from tracker.cli.options import database, db_option, json_of
+from tracker.cli.options import database, db_option, json_of, takes
 from tracker.views.watching import Look, frame_of, nothing_runs, plain_line
 
 _ENTER: Final = "\x1b[?1049h\x1b[?25l"  # another screen, without a cursor
@@ -48,7 +48,7 @@ def watch(run_id: str | None, interval: float, once: bool, is_ascii: bool, db: s
     place = database(db)
     watcher = Watcher(run_id, db=place)
     label = label_of(place)
-    is_ascii = is_ascii or not _takes_boxes()
+    is_ascii = is_ascii or not takes("▁█░─│┌┐└┘")
 
     has_screen = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     has_colours = has_screen and not os.environ.get("NO_COLOR")  # no-color.org: an empty one is none
@@ -130,11 +130,3 @@ def _screen() -> Iterator[Callable[[float], str]]:
         if before is not None:
             termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
         signal.signal(signal.SIGTERM, terminated)
-
-
-def _takes_boxes() -> bool:
-    try:
-        "▁█░─│┌┐└┘".encode(sys.stdout.encoding or "ascii")
-    except (UnicodeEncodeError, LookupError):
-        return False
-    return True

@@ -10,7 +10,7 @@ from urllib.parse import quote, urlencode
 from tracker.comparison import Comparison
 from tracker.records import Run, Total
 from tracker.views.listing import WIDE_COLUMNS, list_notes, name_of, runs_grid
-from tracker.views.report import comparison_blocks, fragment_of, run_blocks
+from tracker.views.report import cell_html, comparison_blocks, fragment_of, run_blocks
 from tracker.views.summary import KIND_LABELS, beside_label
 from tracker.views.tables import printable
 from tracker.views.totals import totals_grid, totals_notes
@@ -82,11 +82,11 @@ def runs_page(runs: Sequence[Run], given: Mapping[str, str], offset: int, limit:
     if not runs:
         return page("Runs", f"{form}<p>No runs fit.</p>" if given or offset else f"{form}<p>There are no runs yet.</p>")
     titles, rows, right = runs_grid(runs)
-    head = "".join(_cell("th", title, at in right, ' scope="col"') for at, title in enumerate(titles))
+    head = "".join(cell_html("th", title, at in right, ' scope="col"') for at, title in enumerate(titles))
     lines = []
     for run, row in zip(runs, rows, strict=True):
         link = f'<a href="/runs/{quote(run.id, safe="")}">{html.escape(row[0])}</a>'
-        cells = "".join(_cell("td", cell, at in right) for at, cell in enumerate(row[1:], start=1))
+        cells = "".join(cell_html("td", cell, at in right) for at, cell in enumerate(row[1:], start=1))
         known = html.escape(run.id)
         box = f'<input type="checkbox" name="run" value="{known}" aria-label="compare {html.escape(row[0])}">'
         live = f' data-live="{html.escape(run.id)}"' if run.status == "running" else ""
@@ -167,9 +167,9 @@ def trends_page(totals: Sequence[Total]) -> str:
     for total, row in zip(totals, rows, strict=True):
         share = None if total.energy_j is None else total.energy_j / most_j
         bar = "" if share is None else f'<meter min="0" max="1" value="{share:.4f}">{share:.0%}</meter>'
-        cells = "".join(_cell("td", cell, at in right) for at, cell in enumerate(row))
+        cells = "".join(cell_html("td", cell, at in right) for at, cell in enumerate(row))
         lines.append(f"<tr>{cells}<td>{bar}</td></tr>")
-    head = "".join(_cell("th", title, at in right, ' scope="col"') for at, title in enumerate(titles))
+    head = "".join(cell_html("th", title, at in right, ' scope="col"') for at, title in enumerate(titles))
     head += '<th scope="col">energy, as a bar</th>'
     table = f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
     notes = "".join(f"<p>{html.escape(note)}</p>" for note in totals_notes(totals))
@@ -189,8 +189,3 @@ def entered_page(path: str) -> str:
 def trouble_page(title: str, text: str) -> str:
     """What went wrong."""
     return page(title, f"<p>{html.escape(text)}</p>")
-
-
-def _cell(tag: str, text: str, is_figure: bool, more: str = "") -> str:
-    kind = ' class="figure"' if is_figure else ""
-    return f"<{tag}{more}{kind}>{html.escape(text)}</{tag}>"

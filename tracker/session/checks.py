@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tracker.errors import SettingError, TraceError
+from tracker.settings import checked_argument
 
 
 def check_zone(value: str, origin: str) -> str:
@@ -67,6 +68,20 @@ def check_provider(value: str, origin: str) -> str:
     except SettingError as exc:
         raise SettingError(f"{origin}: {exc}") from exc
     return value
+
+
+def checked_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments as their settings read them, without those that are None.
+
+    Raises:
+        SettingError: (a ValueError) a value is wrong.
+        TypeError: it is of the wrong type.
+    """
+    arguments = {name: checked_argument(name, value) for name, value in given.items() if value is not None}
+    for name, check in CHECKS.items():
+        if name in arguments:
+            check(arguments[name], f"argument {name}")
+    return arguments
 
 
 CHECKS: Final[Mapping[str, Callable[[str, str], str]]] = {

@@ -24,7 +24,7 @@ from tracker.sensors.host import HostModel, without_measured
 from tracker.sensors.nvml import NvmlSensor
 from tracker.sensors.protocol import Inventory, LeavesDevicesOut, Sensor
 from tracker.sensors.rapl import RaplSensor
-from tracker.session.checks import CHECKS
+from tracker.session.checks import CHECKS, checked_arguments
 from tracker.session.clashes import clashes
 from tracker.session.election import PlaceError, private_folder
 from tracker.session.feed import source_of
@@ -79,8 +79,7 @@ def diagnose(
         database_timeout_s: for the database to be looked at.
     """
     cwd = cwd or Path.cwd()
-    given = {} if db is None else {"db": settings_module.checked_argument("db", db)}
-    settings = settings_module.resolve(given, cwd=cwd, checks=CHECKS)
+    settings = settings_module.resolve(checked_arguments({"db": db}), cwd=cwd, checks=CHECKS)
     hide = Privacy([settings.project] if settings.project else [], home=_home(), cwd=cwd)
     choice = choice_of(settings)
     grid, grid_notice = _grid(settings, choice, hide)

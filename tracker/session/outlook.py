@@ -13,7 +13,7 @@ from tracker.curve import Outlook, steps_of
 from tracker.errors import SettingError, StoreError
 from tracker.records import IntensityValue, unix_us_of
 from tracker.session.asking import Asker
-from tracker.session.checks import CHECKS
+from tracker.session.checks import CHECKS, checked_arguments
 from tracker.session.feed import MIN_PERIOD_S, Source, source_of
 from tracker.session.recorder import choice_of
 from tracker.store.intensities import Fetch, SharedValues
@@ -67,13 +67,7 @@ def intensity_of(
         SettingError: (a ValueError) a wrong argument.
     """
     given = {"zone": zone, "provider": provider, "intensity_file": intensity_file, "db": db}
-    wanted = {
-        name: CHECKS[name](checked, f"argument {name}") if name in CHECKS else checked
-        for name, value in given.items()
-        if value is not None
-        for checked in [settings_module.checked_argument(name, value)]
-    }
-    settings = settings_module.resolve(wanted, checks=CHECKS)
+    settings = settings_module.resolve(checked_arguments(given), checks=CHECKS)
     far = length_of(ahead, "ahead")
     at = (now or datetime.now(UTC)).astimezone(UTC)
     start = at.astimezone().replace(hour=0, minute=0, second=0, microsecond=0).astimezone(UTC)

@@ -17,6 +17,7 @@ from tracker.intensity.choice import IntensityChoice, choose
 from tracker.intensity.tables import WORLD
 from tracker.records import Run, datetime_of, unix_us_of
 from tracker.session.account import DeviceAccount, RunFacts, build_run, gap_us_of
+from tracker.session.checks import checked_arguments
 from tracker.session.ledger import DeviceLedger
 from tracker.store.reading import RunReader, Spell, Tail, Unsettled
 from tracker.units import MICROSECONDS_PER_S
@@ -176,8 +177,7 @@ def _joined(settled: list[int], parts: list[IntColumn]) -> IntColumn:
 
 def readers(db: str | Path | None) -> Iterator[RunReader]:
     """The database, and beside it the files of runs that it could not take."""
-    given = {} if db is None else {"db": settings_module.checked_argument("db", db)}
-    target = settings_module.resolve(given).db
+    target = settings_module.resolve(checked_arguments({"db": db})).db
     yield reader_of(target)
     if "://" not in target:
         try:

@@ -19,7 +19,7 @@ from tracker.intensity.filling import LONGEST_HOLE, filled
 from tracker.records import IntensityValue, PricedFigures, Repriced, Repricing, Run
 from tracker.session.account import Priced, Pricer, covered_of, energies_of
 from tracker.session.asking import Asker
-from tracker.session.checks import CHECKS
+from tracker.session.checks import CHECKS, checked_arguments
 from tracker.session.feed import LOCAL, Source, make_source
 from tracker.session.past import accounts_of, choice_of_past, reader_of
 from tracker.store.filters import unix_us
@@ -80,18 +80,11 @@ def reprice(
         "provider": provider,
         "pue": pue,
     }
-    # Each is checked as its setting is; what the environment says of the same things belongs to new runs.
-    wanted: dict[str, Any] = {
-        name: CHECKS[name](checked, f"argument {name}") if name in CHECKS else checked
-        for name, value in given.items()
-        if value is not None
-        for checked in [settings_module.checked_argument(name, value)]
-    }
+    wanted = checked_arguments(given)
     if zone is not None and zone.strip().casefold() == CLOUD:
         raise SettingError(f'zone: "{CLOUD}" is where this machine stands now; name the zone')
-    settings = settings_module.resolve(
-        {} if db is None else {"db": settings_module.checked_argument("db", db)}, checks=CHECKS
-    )
+    # What the environment says of the same things belongs to new runs.
+    settings = settings_module.resolve(checked_arguments({"db": db}), checks=CHECKS)
     instead = WhatIf(**wanted, at=None if at is None else _instant(at))
     is_what_if = instead != WhatIf()
     if store and instead.at is not None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 from tracker import settings as settings_module
 from tracker.errors import SettingError
 from tracker.records import RunStatus
-from tracker.session.checks import CHECKS
+from tracker.session.checks import checked_arguments
 from tracker.session.live import LiveRun, status_of
 
 if TYPE_CHECKING:
@@ -286,12 +286,9 @@ def track(
         "db": db,
         "replay": replay,
     }
-    arguments = {key: settings_module.checked_argument(key, value) for key, value in given.items() if value is not None}
+    arguments = checked_arguments(given)
     checked_name = None if name is None else settings_module.checked_text("name", name)
     checked_tags = settings_module.checked_tags(tags)
-    for key, check in CHECKS.items():
-        if key in arguments:
-            check(arguments[key], f"argument {key}")
     return Track(checked_name, checked_tags, arguments, _wish(budget, on_budget, budget_action, total_steps))
 
 

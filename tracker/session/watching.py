@@ -17,6 +17,7 @@ from tracker.curves import power_of
 from tracker.errors import RunNotFoundError, StoreError
 from tracker.records import Device, Mark, Run, Samples, datetime_of
 from tracker.session.account import gap_us_of
+from tracker.session.checks import checked_arguments
 from tracker.session.judge import Judge
 from tracker.session.past import get, interval_s_of, reader_with, readers
 from tracker.store.recent import recent
@@ -211,6 +212,5 @@ def by_second(unix_us: IntColumn, power_w: FloatColumn, first_s: int, last_s: in
 
 def label_of(db: str | Path | None) -> str:
     """The database, for people."""
-    given = {} if db is None else {"db": settings_module.checked_argument("db", db)}
-    target = settings_module.resolve(given).db
+    target = settings_module.resolve(checked_arguments({"db": db})).db
     return "the database" if "://" in target else target

@@ -16,8 +16,7 @@ from tracker.machine import NANOSECONDS_PER_MICROSECOND
 from tracker.records import datetime_of
 from tracker.store import rows, tables
 from tracker.store.opening import Database, driver_connection, open_for_writing, store_errors
-
-_IDS_PER_STATEMENT: Final = 500  # SQLite before 3.32 takes 999 parameters
+from tracker.store.statements import id_parts
 
 # What hangs on a run, before what it hangs on.
 _OF_RUNS: Final = (
@@ -79,8 +78,7 @@ class Editor:
     def delete(self, run_ids: Sequence[str]) -> None:
         """Delete runs with all that hangs on them; intensities stay, as others may use them."""
         with _transaction(self._database) as connection:
-            for start in range(0, len(run_ids), _IDS_PER_STATEMENT):
-                ids = run_ids[start : start + _IDS_PER_STATEMENT]
+            for ids in id_parts(run_ids):
                 for table in _OF_RUNS:
                     connection.execute(table.delete().where(table.c.run_id.in_(ids)))
                 connection.execute(tables.runs.delete().where(tables.runs.c.id.in_(ids)))
@@ -98,12 +96,11 @@ class Editor:
         c = tables.chunks.c
         samples = size_bytes = 0
         with store_errors(self._database.label), self._database.engine.connect() as connection:
-            for start in range(0, len(run_ids), _IDS_PER_STATEMENT):
+            for ids in id_parts(run_ids):
                 query = sa.select(
                     sa.func.coalesce(sa.func.sum(c.n), 0), sa.func.coalesce(sa.func.sum(sa.func.length(c.payload)), 0)
                 )
-                of_runs = c.run_id.in_(run_ids[start : start + _IDS_PER_STATEMENT])
-                counted = connection.execute(query.where(of_runs)).one()
+                counted = connection.execute(query.where(c.run_id.in_(ids))).one()
                 samples += counted[0]
                 size_bytes += counted[1]
         return Pruned(len(run_ids), samples, size_bytes)

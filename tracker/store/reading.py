@@ -42,10 +42,10 @@ from tracker.store.codec import decode_chunk, hot_rows, joined, last_reading, sa
 from tracker.store.filters import Order, RunFilter, conditions, page_of, unix_us
 from tracker.store.liveness import SILENCE_LIMIT_US, is_alive
 from tracker.store.opening import Database, open_for_reading, store_errors
+from tracker.store.statements import id_parts
 from tracker.store.totals import Group, Grouping, Sums, group_of, left_out_of, summed
 from tracker.units import MICROSECONDS_PER_S
 
-_IDS_PER_QUERY: Final = 500  # SQLite before 3.32 takes 999 parameters
 _NEAR_AMONG: Final = 1_000
 _LISTED: Final = 5
 
@@ -473,8 +473,8 @@ def _by_run(
 ) -> defaultdict[str, list[Any]]:
     """The rows of these runs, in the query's order."""
     found: defaultdict[str, list[Any]] = defaultdict(list)
-    for start in range(0, len(ids), _IDS_PER_QUERY):
-        for row in connection.execute(query.where(run_id.in_(ids[start : start + _IDS_PER_QUERY]))):
+    for part in id_parts(ids):
+        for row in connection.execute(query.where(run_id.in_(part))):
             found[row.run_id].append(row)
     return found
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import sqlalchemy as sa
@@ -18,12 +18,11 @@ from tracker.emissions import SlotEnergies, is_of_pricing
 from tracker.records import Run, datetime_of
 from tracker.store import rows, tables
 from tracker.store.opening import open_for_reading, open_for_writing, store_errors
+from tracker.store.statements import id_parts
 from tracker.store.writing import write_new_pricings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-_IDS_PER_QUERY: Final = 500  # SQLite before 3.32 takes 999 parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +83,7 @@ class Repricer:
         c = tables.runs.c
         found: set[str] = set()
         with store_errors(self._reading.label), self._reading.engine.connect() as connection:
-            for part in _parts(ids):
+            for part in id_parts(ids):
                 found.update(connection.scalars(sa.select(c.id).where(c.id.in_(part), c.status == "running")))
         return found
 
@@ -93,7 +92,7 @@ class Repricer:
         found: dict[str, SlotEnergies] = {}
         slots, devices = tables.slots.c, tables.devices.c
         with store_errors(self._reading.label), self._reading.engine.connect() as connection:
-            for part in _parts(ids):
+            for part in id_parts(ids):
                 query = sa.select(devices.run_id, devices.device_index).where(
                     devices.run_id.in_(part), devices.method == "model"
                 )
@@ -157,11 +156,6 @@ class Repricer:
             yield connection
 
 
-def _parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(ids), _IDS_PER_QUERY):
-        yield ids[start : start + _IDS_PER_QUERY]
-
-
 def _by_run(found: Sequence[Any], modelled: Mapping[str, set[int]]) -> Iterator[tuple[str, SlotEnergies]]:
     """The energies of each run, from rows in order of runs."""
     if not found:
@@ -179,7 +173,7 @@ def _by_run(found: Sequence[Any], modelled: Mapping[str, set[int]]) -> Iterator[
 def _next_seqs(connection: sa.Connection, ids: Sequence[str]) -> dict[str, int]:
     c = tables.pricings.c
     found: dict[str, int] = {}
-    for part in _parts(ids):
+    for part in id_parts(ids):
         query = sa.select(c.run_id, sa.func.max(c.seq) + 1).where(c.run_id.in_(part)).group_by(c.run_id)
         found.update((run_id, seq) for run_id, seq in connection.execute(query))
     return found
@@ -189,7 +183,7 @@ def _details(connection: sa.Connection, ids: Sequence[str]) -> dict[str, tuple[A
     """Warnings, provenance and the earlier result of each run, as the database has them now."""
     runs, kept = tables.runs.c, tables.run_details.c
     found = {}
-    for part in _parts(ids):
+    for part in id_parts(ids):
         query = (
             sa.select(
                 runs.id,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 
 from tracker.store import rows, tables
+
+_IDS_PER_STATEMENT: Final = 500
 
 
 class Statements:
@@ -78,6 +80,12 @@ class PerSecond:
 
     def _given(self, values: rows.Row) -> rows.Row | tuple[Any, ...]:
         return values if self._names is None else tuple(values[name] for name in self._names)
+
+
+def id_parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Ids in parts that one statement takes: SQLite before 3.32 has 999 parameters."""
+    for start in range(0, len(ids), _IDS_PER_STATEMENT):
+        yield ids[start : start + _IDS_PER_STATEMENT]
 
 
 @cache

@@ -324,17 +324,18 @@ def _html(block: Block) -> Iterator[str]:
     else:
         yield '<div class="wide"><table>'
         if any(block.titles):
-            titles = (_cell("th", text, at in block.right, ' scope="col"') for at, text in enumerate(block.titles))
+            titles = (cell_html("th", text, at in block.right, ' scope="col"') for at, text in enumerate(block.titles))
             yield f"<thead><tr>{''.join(titles)}</tr></thead>"
         yield "<tbody>"
         for row in block.rows:
             head, *rest = row
-            cells = [_cell("td", text, at in block.right, "") for at, text in enumerate(rest, start=1)]
-            lead = _cell("th", head, 0 in block.right, ' scope="row"')
+            cells = [cell_html("td", text, at in block.right, "") for at, text in enumerate(rest, start=1)]
+            lead = cell_html("th", head, 0 in block.right, ' scope="row"')
             yield f"<tr>{lead}{''.join(cells)}</tr>"
         yield "</tbody></table></div>"
 
 
-def _cell(tag: str, text: str, is_figure: bool, more: str) -> str:
+def cell_html(tag: str, text: str, is_figure: bool, more: str = "") -> str:
+    """A cell of a table, its text escaped."""
     kind = ' class="figure"' if is_figure else ""
     return f"<{tag}{more}{kind}>{html.escape(text)}</{tag}>"
