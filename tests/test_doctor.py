@@ -130,6 +130,7 @@ def test_a_denied_meter_comes_with_the_command_that_mends_it_and_the_model_besid
     powercap_tree.deny("intel-rapl:0")
     powercap_tree.deny("intel-rapl:0:0")
     monkeypatch.chdir("/")  # the stranger that root becomes may not look into the test's folder
+    diagnose()  # nor, where Python lies below /root, import anything
     with unprivileged():
         found = diagnose()
         text = diagnosis_text(found, width=60)

@@ -40,7 +40,13 @@ PURE = {
     *("ratio.value", "ratio.reference", "saves_share", "Part.right_from", "Heading.level"),
     *("gpu_instance", "compute_instance", "compute_slices"),
     *("cpus", "machine_cpus", "quota_cpus", "set_cpus", "load", "range_factors"),
-    *("value_between", "write_pricing.seq", "Manners.failures", "failed.drawn"),  # positions, counts, a draw
+    *(
+        "value_between",
+        "write_pricing.seq",
+        "NewPricing.seq",
+        "Manners.failures",
+        "failed.drawn",
+    ),  # positions, counts, a draw
     *("Point.done", "Progress.done", "Progress.total", "progress_of.total", "Iteration.total", "expect.total"),
     *("iterate.total", "total_steps", "is_one_of.processes", "energy_j_per_unit", "emissions_g_per_unit"),
     *("application.port", "runs_page.offset", "runs_page.limit", "runs_page.count", "hot_of.segment"),

@@ -11,7 +11,7 @@ from tracker.comparison import Comparison
 from tracker.records import Run, Total
 from tracker.views.listing import WIDE_COLUMNS, list_notes, name_of, runs_grid
 from tracker.views.report import cell_html, comparison_blocks, fragment_of, run_blocks
-from tracker.views.summary import KIND_LABELS, beside_label
+from tracker.views.summary import part_name
 from tracker.views.tables import printable
 from tracker.views.totals import totals_grid, totals_notes
 
@@ -144,10 +144,9 @@ def summary_of(run: Run) -> str:
 
 def _device(run: Run, index: int) -> str:
     device = run.devices[index]
-    label = KIND_LABELS[device.kind]
-    alike = [at for at, other in enumerate(run.devices) if other.kind == device.kind]
-    which = f"{label} {device.attributes.get('index', alike.index(index))}" if device.kind == "gpu" else label
-    return printable(f"{which} {beside_label(label, device.name)}".strip())
+    number = sum(other.kind == device.kind for other in run.devices[:index])
+    which = device.attributes.get("index", number) if device.kind == "gpu" else None
+    return printable(part_name(device.kind, device.name, which))
 
 
 def compare_page(comparison: Comparison) -> str:

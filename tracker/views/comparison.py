@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from tracker.comparison import Comparison
 from tracker.records import Run
 from tracker.units import SECONDS_PER_HOUR
 from tracker.views import amounts
 from tracker.views.listing import FIGURES, dashed, name_of, short_ids
-from tracker.views.summary import KIND_LABELS, beside_label, pue_text
+from tracker.views.summary import KIND_LABELS, part_name, pue_text
 from tracker.views.tables import cut, printable, table, wrap
 
 _VALUE_WIDTH: Final = 40  # of a setting that differs; more of it is in the record
 _ROUNDING: Final = 1e-9  # of a difference: smaller parts of it are none, but sums of floats
 
 Row = tuple[str, ...]
+Key = TypeVar("Key", bound=Hashable)
+Figures = TypeVar("Figures")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,65 +105,72 @@ def _totals(runs: Sequence[Run], ids: dict[str, str]) -> Iterator[Row]:
 
 def _devices(comparison: Comparison, names: Sequence[str]) -> Iterator[Row]:
     tables = [{(f.kind, f.name): f for f in figures} for figures in comparison.devices()]
-    for key in dict.fromkeys(key for found in tables for key in found):
-        label = KIND_LABELS[key[0]]
-        lead = f"{label} {printable(beside_label(label, key[1]))}".rstrip()
-        first_j = tables[0][key].energy_j if key in tables[0] else None
-        for name, found in zip(names, tables, strict=True):
-            if key in found:
-                figures = found[key]
-                yield (
-                    lead,
-                    name,
-                    f"{figures.devices} x",
-                    amounts.energy(figures.energy_j),
-                    amounts.ratio(figures.energy_j, first_j),
-                    amounts.power(figures.mean_power_w),
-                    amounts.share(figures.coverage),
-                    ", ".join(figures.methods),
-                )
-                lead = ""
+    return _side_by_side(
+        tables,
+        names,
+        lambda key: printable(part_name(*key)),
+        lambda figures, first: (
+            f"{figures.devices} x",
+            amounts.energy(figures.energy_j),
+            amounts.ratio(figures.energy_j, first.energy_j if first else None),
+            amounts.power(figures.mean_power_w),
+            amounts.share(figures.coverage),
+            ", ".join(figures.methods),
+        ),
+    )
 
 
 def _phases(comparison: Comparison, names: Sequence[str]) -> Iterator[Row]:
     tables = [{f.name: f for f in figures} for figures in comparison.phases()]
-    for phase in dict.fromkeys(phase for found in tables for phase in found):
-        lead = printable(phase)
-        first_j = tables[0][phase].energy_j if phase in tables[0] else None
-        for name, found in zip(names, tables, strict=True):
-            if phase in found:
-                figures = found[phase]
-                yield (
-                    lead,
-                    name,
-                    str(figures.spans),
-                    amounts.duration(figures.duration_s),
-                    amounts.energy(figures.energy_j),
-                    amounts.ratio(figures.energy_j, first_j),
-                    amounts.power(figures.mean_power_w),
-                    amounts.mass(figures.emissions_g),
-                    amounts.intensity(figures.intensity_g_per_kwh),
-                )
-                lead = ""
+    return _side_by_side(
+        tables,
+        names,
+        printable,
+        lambda figures, first: (
+            str(figures.spans),
+            amounts.duration(figures.duration_s),
+            amounts.energy(figures.energy_j),
+            amounts.ratio(figures.energy_j, first.energy_j if first else None),
+            amounts.power(figures.mean_power_w),
+            amounts.mass(figures.emissions_g),
+            amounts.intensity(figures.intensity_g_per_kwh),
+        ),
+    )
 
 
 def _units(comparison: Comparison, names: Sequence[str]) -> Iterator[Row]:
     tables = [{f.unit: f for f in figures} for figures in comparison.units()]
-    for unit in dict.fromkeys(unit for found in tables for unit in found):
-        lead = unit
-        first = tables[0].get(unit)
+    return _side_by_side(
+        tables,
+        names,
+        str,
+        lambda figures, first: (
+            f"{figures.count:g}",
+            amounts.energy(figures.energy_j),
+            amounts.ratio(figures.energy_j, first.energy_j if first else None),
+            amounts.mass(figures.emissions_g),
+            amounts.ratio(figures.emissions_g, first.emissions_g if first else None),
+        ),
+    )
+
+
+def _side_by_side(
+    tables: Sequence[Mapping[Key, Figures]],
+    names: Sequence[str],
+    lead_of: Callable[[Key], str],
+    cells_of: Callable[[Figures, Figures | None], Row],
+) -> Iterator[Row]:
+    """What is alike in the runs below each other, named once.
+
+    Args:
+        tables: of each run its figures by what they are of.
+        cells_of: the cells of one run's figures, beside those of the first run where it has them.
+    """
+    for key in dict.fromkeys(key for found in tables for key in found):
+        lead = lead_of(key)
         for name, found in zip(names, tables, strict=True):
-            if unit in found:
-                figures = found[unit]
-                yield (
-                    lead,
-                    name,
-                    f"{figures.count:g}",
-                    amounts.energy(figures.energy_j),
-                    amounts.ratio(figures.energy_j, first.energy_j if first else None),
-                    amounts.mass(figures.emissions_g),
-                    amounts.ratio(figures.emissions_g, first.emissions_g if first else None),
-                )
+            if key in found:
+                yield (lead, name, *cells_of(found[key], tables[0].get(key)))
                 lead = ""
 
 

@@ -10,7 +10,7 @@ from tracker.records import Device, NotMeasured
 from tracker.units import MICROSECONDS_PER_S
 from tracker.views import amounts
 from tracker.views.findings import DatabaseFound, Diagnosis, GridFound, Part, SystemFound
-from tracker.views.summary import KIND_LABELS, beside_label
+from tracker.views.summary import KIND_LABELS, beside_label, part_name
 from tracker.views.tables import columns_of, printable, table, wrap
 
 _INDENT: Final = "  "
@@ -126,16 +126,12 @@ def _not_measured(told: Diagnosis, width: int) -> Iterator[str]:
         by_remedy[part.remedy][part.reason].append(part)
     for remedy, by_reason in by_remedy.items():
         for reason, alike in by_reason.items():
-            yield from _wrapped_below(f"{', '.join(dict.fromkeys(map(_name_of, alike)))}: {reason}", width)
+            names = dict.fromkeys(part_name(part.kind, part.name) for part in alike)
+            yield from _wrapped_below(f"{', '.join(names)}: {reason}", width)
         if remedy:
             yield f"{_INDENT * 2}mend: {printable(remedy)}"  # whole, to be copied
     for trouble in troubles:
         yield from _wrapped_below(trouble, width)
-
-
-def _name_of(part: NotMeasured) -> str:
-    label = KIND_LABELS[part.kind]
-    return f"{label} {beside_label(label, part.name)}".rstrip()
 
 
 def _wrapped_below(text: str, width: int) -> Iterator[str]:

@@ -13,7 +13,7 @@ from tracker.curves import RunCurves
 from tracker.errors import SettingError
 from tracker.records import DeviceEnergy, Mark, Run, Span
 from tracker.units import MICROSECONDS_PER_S, SECONDS_PER_HOUR
-from tracker.views.summary import KIND_LABELS, beside_label
+from tracker.views.summary import part_name
 from tracker.views.tables import cut, printable
 
 if TYPE_CHECKING:
@@ -104,11 +104,10 @@ def _draw_power(axis: Axes, curves: RunCurves, group: Sequence[Any], scale: floa
 
 def _label(device: DeviceEnergy, number: int, *, is_alone: bool) -> str:
     """Kind, number among its kind and name; boards of one model have the same name."""
-    kind = KIND_LABELS[device.kind]
-    index = device.attributes.get("index", number)
-    which = f"{kind} {index}" if device.kind == "gpu" and not is_alone else kind
-    # Matplotlib leaves out labels that begin with an underscore; these don't.
-    return cut(printable(f"{which} {beside_label(kind, device.name)}".strip()), _NAME_WIDTH)
+    is_numbered = device.kind == "gpu" and not is_alone
+    index = device.attributes.get("index", number) if is_numbered else None
+    # Matplotlib leaves out labels that begin with an underscore; these begin with the kind.
+    return cut(printable(part_name(device.kind, device.name, index)), _NAME_WIDTH)
 
 
 def _draw_slots(axis: Axes, curves: RunCurves, values: Any, label: str, scale: float) -> None:

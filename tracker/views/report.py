@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 from typing import Final
 
 from tracker.comparison import Comparison, phases_of, units_of
-from tracker.records import DeviceEnergy, Run
+from tracker.records import Run
 from tracker.views import amounts
 from tracker.views.comparison import comparison_notes, comparison_parts
 from tracker.views.listing import FIGURES, WIDE_COLUMNS, list_notes, name_of, runs_grid
-from tracker.views.summary import KIND_LABELS, beside_label, sections_of
+from tracker.views.summary import KIND_LABELS, beside_label, part_name, sections_of
 from tracker.views.tables import printable
 
 _MOST_VALUES: Final = 30  # of intensity in a table; of more only what is said of them together
@@ -139,16 +139,12 @@ def run_blocks(run: Run, picture: bytes | None = None, level: int = 2) -> Iterat
 def _words(run: Run) -> str:
     parts = [f"Power of {len(run.devices)} devices over {amounts.duration(run.duration_s)}"]
     powers = [
-        f"{_named(device)}: mean {amounts.power(device.mean_power_w)}, most {amounts.power(device.max_power_w)}"
+        f"{printable(part_name(device.kind, device.name))}: mean {amounts.power(device.mean_power_w)}, "
+        f"most {amounts.power(device.max_power_w)}"
         for device in run.devices
         if device.method != "none"
     ]
     return "; ".join([*parts, *powers])
-
-
-def _named(device: DeviceEnergy) -> str:
-    label = KIND_LABELS[device.kind]
-    return f"{label} {printable(beside_label(label, device.name))}".rstrip()
 
 
 def _devices(run: Run) -> Iterator[Cells]:

@@ -15,7 +15,6 @@ from tracker.records import (
     DeviceKind,
     IntensityUse,
     IntensityValue,
-    NotMeasured,
     Run,
     Subtotal,
     ZoneChoice,
@@ -339,14 +338,16 @@ def _not_measured(run: Run) -> Iterator[str]:
     for remedy, mended in _grouped(run.not_measured, lambda part: part.remedy).items():
         for reason, alike in _grouped(mended, lambda part: part.reason).items():
             instead = "; modelled instead" if all(_MODEL_OF.get(part.kind) in modelled for part in alike) else ""
-            yield printable(f"{', '.join(map(_part_name, alike))}: {reason}{instead}")
+            yield printable(f"{', '.join(part_name(part.kind, part.name) for part in alike)}: {reason}{instead}")
         if remedy:
             yield printable(f"remedy: {remedy}")
 
 
-def _part_name(part: NotMeasured) -> str:
-    label = KIND_LABELS[part.kind]
-    return f"{label} {beside_label(label, part.name)}".rstrip()
+def part_name(kind: DeviceKind, name: str, number: object = None) -> str:
+    """A part's kind, its number among them where one is given, and its name."""
+    label = KIND_LABELS[kind]
+    which = label if number is None else f"{label} {number}"
+    return f"{which} {beside_label(label, name)}".rstrip()
 
 
 def beside_label(label: str, name: str) -> str:

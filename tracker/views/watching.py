@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
@@ -13,7 +13,7 @@ from tracker.records import Device, DeviceEnergy, DeviceKind, Mark, Run
 from tracker.units import MILLIWATTS_PER_W
 from tracker.views import amounts
 from tracker.views.listing import name_of
-from tracker.views.summary import KIND_LABELS, beside_label
+from tracker.views.summary import part_name
 from tracker.views.tables import columns_of, cut, printable, wrap
 
 _BOX_WIDTH: Final = 38
@@ -153,8 +153,7 @@ def _run_lines(watched: Watched, look: Look, at: datetime, *, are_boxes: bool) -
             lines.extend(wrap(_safe(text, look), look.width))
     by_reason: dict[str, list[str]] = {}
     for part in run.not_measured:
-        label = KIND_LABELS[part.kind]
-        by_reason.setdefault(part.reason, []).append(f"{label} {beside_label(label, part.name)}".rstrip())
+        by_reason.setdefault(part.reason, []).append(part_name(part.kind, part.name))
     told = [f"not measured: {', '.join(names)}: {reason}" for reason, names in by_reason.items()]
     lines.extend(_some(told, "", run, look))
     lines.extend(_yellow(line, look) for line in _some(run.warnings, "! ", run, look))
@@ -246,9 +245,8 @@ def _limit_w(watched: Watched, device: DeviceEnergy) -> float | None:
 
 
 def _title(device: DeviceEnergy, number: int | None, look: Look) -> str:
-    label = KIND_LABELS[device.kind]
-    which = f"{label} {device.attributes.get('index', number)}" if number is not None else label
-    return _safe(f"{which} {beside_label(label, device.name)}".strip(), look)
+    index = None if number is None else device.attributes.get("index", number)
+    return _safe(part_name(device.kind, device.name, index), look)
 
 
 def _against_limit(power_w: float | None, limit_w: float | None, columns: int, look: Look) -> str:
@@ -312,8 +310,8 @@ def _row(watched: Watched, device: DeviceEnergy, number: int | None, look: Look)
     power, energy = _power(watched, device), f"{amounts.energy(device.energy_j)}, {_method(device)}"
     title = _title(device, number, look)
     if look.width < _ROW_WIDTH:
-        short = _safe(f"{KIND_LABELS[device.kind]} {device.attributes.get('index', number)}", look)
-        return wrap(f"{cut(short if number is not None else title, look.width)} {power}, {energy}", look.width)
+        short = title if number is None else _title(replace(device, name=""), number, look)
+        return wrap(f"{cut(short, look.width)} {power}, {energy}", look.width)
     limit_w = _limit_w(watched, device)
     limit = "" if limit_w is None else f" of {amounts.power(limit_w)}"
     figures = f"{power + limit:>9}  {energy}"
