@@ -15,8 +15,7 @@ import tracker
 from tracker.machine import boottime_us
 from tracker.progress import Progress
 from tracker.records import Mark, datetime_of
-from tracker.session import iterating
-from tracker.session.iterating import figures_of
+from tracker.session.iterating import Iteration, figures_of
 from tracker.session.judge import Budget, Judge, checked_budget
 from tracker.views import amounts
 
@@ -53,17 +52,14 @@ def test_items_come_as_they_are_and_progress_is_marked_at_the_end_at_least():
     assert f"6 steps, each {amounts.energy(run.energy_j / 6)} and" in told and "2 epochs, each " in told
 
 
-def test_a_fast_loop_leaves_a_mark_a_second_and_not_one_an_item(monkeypatch):
-    monkeypatch.setattr(iterating, "MARK_EACH_S", 0.2)
+def test_a_fast_loop_leaves_a_mark_a_second_and_not_one_an_item():
+    clock_s = itertools.count(step=1 / 128)  # each item takes an exact part of a second
     with tracker.track("x") as live:
-        began_s = time.monotonic()
-        for _ in live.iterate(itertools.count()):
-            if time.monotonic() - began_s > 1.1:
-                break
+        for _ in Iteration(live, Judge(), range(1000), clock_s=lambda: next(clock_s)):
+            pass
 
-    marks = tracker.get(live.id).marks
-    assert 3 <= len(marks) <= 7
-    assert sum(mark.values["steps"] for mark in marks) == marks[-1].values["step"] > 1000
+    steps = [mark.values["step"] for mark in tracker.get(live.id).marks]
+    assert steps == [*range(128, 1000, 128), 1000]
 
 
 def test_what_the_program_raises_goes_on_its_way_and_what_was_done_is_marked():
@@ -155,23 +151,29 @@ def test_a_meter_that_answers_late_begins_a_series_of_its_own():
     assert not judge.progress.is_modelled and judge.progress.energy_j.mean == pytest.approx(5000.0)
 
 
-def test_progress_tells_what_is_expected_while_the_run_goes_on(monkeypatch):
-    monkeypatch.setattr(iterating, "MARK_EACH_S", 0.1)
-    monkeypatch.setattr("tracker.session.judge.SHARE", 1.0)
-    monkeypatch.setattr("tracker.progress.MIN_INTERVALS", 2)  # one comes a second
-    with tracker.track("x", interval_s=0.1) as live:
-        for _ in live.iterate(range(100_000)):
+def test_progress_is_told_while_the_run_goes_on_and_a_bar_of_ones_own_shows_it():
+    bar = Bar()
+    with tracker.track("x") as live:
+        for _ in live.iterate(range(100_000), bar=bar):
             time.sleep(0.01)
-            progress = live.progress()
-            if progress is not None and progress.energy_j is not None:
+            if bar.figures and bar.figures[-1]:
+                progress = live.progress()
                 break
 
-    assert progress.unit == "step" and progress.total == 100_000 and progress.reason == ""
-    assert progress.energy_j.low <= progress.energy_j.mean <= progress.energy_j.high
-    per_item_s = progress.left_s.mean / (progress.total - progress.done)
-    assert progress.energy_j.mean == pytest.approx(100 * per_item_s * 100_000, rel=0.3)
-    told = figures_of(progress)
-    assert "/step" in told and "expected" in told and "modelled" not in told
+    assert (progress.unit, progress.total, progress.is_modelled) == ("step", 100_000, False)
+    assert 0 < progress.done < 100_000 and "too little" in progress.reason
+    assert "/step" in figures_of(progress) and "/step" in bar.figures[-1]
+
+
+def test_what_is_expected_comes_with_what_the_run_has_used_until_now():
+    judge = Judge()
+    judge.expect("step", 1000)
+
+    judged(judge, steps=30, energy_j_per_step=100.0)
+
+    progress = judge.progress
+    assert progress.energy_j.mean == pytest.approx(100_000) and progress.left_s.mean == pytest.approx(970)
+    assert "100 J/step" in figures_of(progress) and "27.8 Wh expected" in figures_of(progress)
 
 
 def test_a_budget_that_is_passed_is_told_once_called_once_and_ends_the_loop(caplog):
@@ -277,22 +279,49 @@ def test_units_of_a_budget():
     assert checked_budget({"energy_kwh": 2, "emissions_kg": 0.5}) == Budget(7.2e6, 500.0)
 
 
+class Bar:
+    """What is asked of a tqdm bar."""
+
+    def __init__(self):
+        self.made, self.figures, self.is_closed = 0, [], False
+
+    def update(self, made):
+        self.made += made
+
+    def set_postfix_str(self, text, refresh):
+        self.figures.append(text)
+
+    def close(self):
+        self.is_closed = True
+
+
+def test_a_bar_of_ones_own_is_moved_on_and_stays_open():
+    bar = Bar()
+    with tracker.track("x") as live:
+        assert sum(Iteration(live, Judge(), range(3), bar=bar)) == 3
+
+    assert bar.made == 3 and not bar.is_closed
+
+
 @pytest.mark.parametrize("bar", ["tqdm", "rich"])
-def test_a_bar_shows_the_figures(bar, capsys, monkeypatch):
-    monkeypatch.setattr(iterating, "MARK_EACH_S", 0.05)
+def test_a_bar_shows_how_far_the_loop_has_come(bar, capsys, monkeypatch):
     monkeypatch.setattr("tqdm.tqdm.monitor_interval", 0)  # else its own thread outlives the test
     with tracker.track("x") as live:
         assert sum(live.iterate(range(1000), bar=bar)) == 499_500
 
     told = capsys.readouterr()
-    assert "1000" in told.out + told.err or "100%" in told.out + told.err
-    with pytest.raises(ValueError, match="bar"):
-        live.iterate([], bar="xyz")
-    with pytest.raises(ValueError, match="unit"):
-        live.iterate([], unit="a b")
-    for total in (-5, "a", 1.5, True):
-        with pytest.raises(ValueError, match="total"):
-            live.iterate([], total=total)
+    assert "1000/1000" in told.err or "100%" in told.out
+
+
+def test_a_wrong_iteration_is_refused_at_the_call():
+    with tracker.track("x") as live:
+        for wrong, told in (
+            ({"bar": "xyz"}, "bar"),
+            ({"unit": "a b"}, "unit"),
+            *(({"total": total}, "total") for total in (-5, "a", 1.5, True)),
+        ):
+            with pytest.raises(ValueError, match=told):
+                live.iterate([], **wrong)
 
 
 def test_figures_of_modelled_energy_say_so():

@@ -15,6 +15,7 @@ from standin.nvml import Const, Gpu
 import tracker
 from tracker.machine import boottime_us
 from tracker.session.fetcher import Fetcher
+from tracker.session.writer import Writer
 
 HALF_HOUR = timedelta(minutes=30)
 TOKEN = "test-token-not-real"
@@ -170,16 +171,38 @@ print(imported)
     assert done.stdout == "[]\n"
 
 
-def test_a_fault_of_the_fetcher_ends_it_alone(neso, monkeypatch, caplog):
-    def broken(self, feed):
+class FaultyFeed:
+    """A feed with a fault of ours in it."""
+
+    due_s = 0.0
+    is_closed = False
+
+    class source:  # noqa: N801 (stands for an attribute)
+        is_offline = True
+        gate = None
+
+    def look_beside(self):
         raise RuntimeError("a fault of ours")
 
-    monkeypatch.setattr(Fetcher, "_serve", broken)
+    def close(self):
+        self.is_closed = True
 
-    run = run_until(lambda: any("is not asked for any more" in message for message in caplog.messages))
 
-    assert run.status == "finished" and run.emissions_status == "static" and neso.asked == []
-    assert run.energy_j == pytest.approx(100 * run.duration_s, rel=0.2)
+def test_a_fault_of_the_fetcher_ends_that_feed_alone(caplog):
+    writer = Writer()
+    fetcher = Fetcher(writer)
+    before = {thread for thread in threading.enumerate() if thread.name == "tracker-grid"}
+
+    fetcher.add(FaultyFeed())
+    fetcher.add(FaultyFeed())
+    for _ in itertools.takewhile(lambda _: len(caplog.messages) < 2, range(1000)):
+        time.sleep(0.01)
+    ours = {thread for thread in threading.enumerate() if thread.name == "tracker-grid"} - before
+    for thread in ours:
+        thread.join(5)
+
+    assert [message for message in caplog.messages if "is not asked for any more" in message] == caplog.messages[:2]
+    assert not any(thread.is_alive() for thread in ours)
 
 
 def test_a_source_that_hangs_costs_neither_start_nor_stop_anything(neso):

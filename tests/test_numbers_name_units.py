@@ -25,7 +25,7 @@ PURE = {
     *("Total.runs", "Total.parts", "Total.runs_energy_unknown", "Total.runs_emissions_unknown"),
     *("page.limit", "page.offset", "page_of.limit", "page_of.offset", "Sums.parts"),
     *("DeviceFigures.devices", "PhaseFigures.spans", "PhaseFigures.beside", "PhaseFigures.energy_unknown"),
-    "UnitFigures.count",
+    *("UnitFigures.count", "reprice.batch_runs"),
     *("schema_version", "schema_version_written"),
     *("Contents.runs", "Contents.running", "Pruned.runs"),
     *("rank", "world_size", "launcher_pid", "ordinal", "attempt"),

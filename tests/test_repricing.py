@@ -19,9 +19,9 @@ from stored_runs import GPU, HERE, after
 
 import tracker
 from tracker.cli import cli
+from tracker.errors import StoreError
 from tracker.intensity.choice import choose
 from tracker.records import ClockPair, IntensityValue, Run, Slot, unix_us_of
-from tracker.session import repricing
 from tracker.session.account import DeviceAccount, RunFacts, build_run
 from tracker.store import tables
 from tracker.store.editing import Editor
@@ -171,11 +171,8 @@ def test_a_second_time_changes_nothing_and_asks_nobody(neso):
     assert tracker.reprice(every=True).runs == ()  # all is final
 
 
-def test_all_means_runs_with_values_that_are_not_final_and_near_ones_are_asked_for_as_one(neso, monkeypatch):
-    neso.plays(gb(*[500] * 60, first=START - timedelta(hours=3)))
-    for n in range(5):
-        start = START + n * HOUR
-        store(f"run-{n}", start=start, series=(dated(200.0, start), dated(200.0, start + HALF_HOUR)), provider="neso")
+def test_all_means_runs_with_values_that_are_not_final_and_near_ones_are_asked_for_as_one(neso):
+    store_hours(5, neso)
     store("constant", constant=50.0)
 
     result = tracker.reprice(every=True)
@@ -375,64 +372,63 @@ def test_a_run_that_goes_on_is_left_alone(standin_nvml, monkeypatch):
     assert result.runs == () and "goes on" in result.skipped[live.id] and "goes on" in result.text()
 
 
-def test_what_is_interrupted_keeps_whole_batches_and_goes_on_from_there(neso, monkeypatch):
+def store_hours(count, neso):
+    """Runs of an hour each, one after another, priced by forecasts of which the final values are known now."""
     neso.plays(gb(*[500] * 60, first=START - timedelta(hours=3)))
-    for n in range(5):
+    for n in range(count):
         start = START + n * HOUR
         store(f"run-{n}", start=start, series=(dated(200.0, start), dated(200.0, start + HALF_HOUR)), provider="neso")
-    monkeypatch.setattr(repricing, "BATCH_RUNS", 2)
-    write, calls = Repricer.write, []
 
-    def write_twice(self, pricings, now_unix_us):
-        calls.append(len(pricings))
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        write(self, pricings, now_unix_us)
 
-    monkeypatch.setattr(Repricer, "write", write_twice)
+def final_ones():
+    return sorted(run.id for run in tracker.runs(limit=None) if run.emissions_status == "final")
+
+
+def test_what_is_interrupted_keeps_whole_batches_and_goes_on_from_there(neso):
+    store_hours(5, neso)
+
+    def interrupt(done, total):
+        raise KeyboardInterrupt
+
     with pytest.raises(KeyboardInterrupt):
-        tracker.reprice(every=True)
-    monkeypatch.setattr(Repricer, "write", write)
-    kept = [run.id for run in tracker.runs(limit=None) if run.emissions_status == "final"]
+        tracker.reprice(every=True, batch_runs=2, on_progress=interrupt)
+    kept = final_ones()
     seen = []
+    left = tracker.reprice(every=True, batch_runs=2, on_progress=lambda done, total: seen.append((done, total)))
 
-    left = tracker.reprice(every=True, on_progress=lambda done, total: seen.append((done, total)))
-
-    assert sorted(kept) == ["run-0", "run-1"]
+    assert kept == ["run-0", "run-1"]
     assert [one.run_id for one in left.runs] == ["run-2", "run-3", "run-4"] and seen == [(2, 3), (3, 3)]
     assert all(len(stored_pricings(f"run-{n}")) == 2 for n in range(5))
 
 
-def test_a_kill_in_the_middle_leaves_each_run_with_one_whole_result(neso, place):
-    neso.plays(gb(*[500] * 60, first=START - timedelta(hours=3)))
-    for n in range(6):
-        start = START + n * HOUR
-        store(f"run-{n}", start=start, series=(dated(200.0, start), dated(200.0, start + HALF_HOUR)), provider="neso")
+def test_a_kill_keeps_the_batches_before_it(neso):
+    store_hours(4, neso)
     code = """
 import os, signal, tracker
-from tracker.session import repricing
-from tracker.store import repricing as stored
-repricing.BATCH_RUNS = 2
-rows, calls = stored._details_row, []
-def killed(*arguments):
-    calls.append(1)
-    if len(calls) == 4:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return rows(*arguments)
-stored._details_row = killed
-tracker.reprice(every=True)
+tracker.reprice(every=True, batch_runs=2, on_progress=lambda done, total: os.kill(os.getpid(), signal.SIGKILL))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=dict(os.environ), cwd=Path(__file__).parents[1], check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=False)
 
     assert done.returncode == -signal.SIGKILL
-    runs = {run.id: run for run in tracker.runs(limit=None)}
-    assert sorted(id_ for id_, run in runs.items() if run.emissions_status == "final") == ["run-0", "run-1"]
-    for run_id, run in runs.items():
+    assert final_ones() == ["run-0", "run-1"]
+
+
+def test_a_batch_that_cannot_be_written_leaves_each_of_its_runs_as_it_was(neso):
+    store_hours(6, neso)
+    with open_for_writing(os.environ["TRACKER_DB"]).engine.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE TRIGGER full BEFORE UPDATE ON run_details WHEN NEW.run_id = 'run-3' "
+            "BEGIN SELECT RAISE(ABORT, 'disk full'); END"
+        )
+
+    with pytest.raises(StoreError):
+        tracker.reprice(every=True, batch_runs=2)
+
+    assert final_ones() == ["run-0", "run-1"]
+    for run in tracker.runs(limit=None):
         priced_g = sum(use.energy_j / 3.6e6 * use.value.intensity_g_per_kwh for use in run.intensity)
         assert run.emissions_g == pytest.approx(priced_g)
-        assert len(stored_pricings(run_id)) == (2 if run.emissions_status == "final" else 1)
+        assert len(stored_pricings(run.id)) == (2 if run.emissions_status == "final" else 1)
 
 
 @pytest.mark.parametrize(

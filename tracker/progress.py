@@ -53,7 +53,7 @@ class Progress:
     Attributes:
         unit: "step", "epoch", …
         done, total: in this unit; total None: not told.
-        energy_j_per_unit, emissions_g_per_unit: of the run so far; None: unknown.
+        energy_j_per_unit, emissions_g_per_unit: since the first point; None: unknown.
         is_modelled: these are of modelled energy, as none is measured.
         left_s: time to the end.
         energy_j, emissions_g: of the whole run at its end.
@@ -97,8 +97,8 @@ def progress_of(unit: str, points: Sequence[Point], total: float | None) -> Prog
         unit=unit,
         done=last.done,
         total=total,
-        energy_j_per_unit=last.energy_j / made if last.energy_j is not None and made > 0 else None,
-        emissions_g_per_unit=last.emissions_g / made if last.emissions_g is not None and made > 0 else None,
+        energy_j_per_unit=_per_unit(first.energy_j, last.energy_j, made),
+        emissions_g_per_unit=_per_unit(first.emissions_g, last.emissions_g, made),
         is_modelled=last.is_modelled,
     )
     if total is None:
@@ -128,6 +128,11 @@ def progress_of(unit: str, points: Sequence[Point], total: float | None) -> Prog
         energy_j=None if last.energy_j is None else at_end(lambda point: point.energy_j, last.energy_j),
         emissions_g=None if last.emissions_g is None else at_end(lambda point: point.emissions_g, last.emissions_g),
     )
+
+
+def _per_unit(begin: float | None, end: float | None, made: float) -> float | None:
+    """What a unit cost since the first point, which already holds what went before it: loading, say."""
+    return (end - begin) / made if begin is not None and end is not None and made > 0 else None
 
 
 def _expected(intervals: Sequence[tuple[float, float]], left: float, start: float) -> Expected:

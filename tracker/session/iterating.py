@@ -27,7 +27,15 @@ class Iteration(Generic[Item]):
     """Items of a training, one after another; made by LiveRun.iterate."""
 
     def __init__(
-        self, live: LiveRun, judge: Judge, items: Iterable[Item], unit: str, total: int | None, bar: Any
+        self,
+        live: LiveRun,
+        judge: Judge,
+        items: Iterable[Item],
+        unit: str = "step",
+        total: int | None = None,
+        bar: Any = None,
+        *,
+        clock_s: Callable[[], float] = time.perf_counter,
     ) -> None:
         if not isinstance(unit, str) or not unit.isidentifier():
             raise SettingError(f'unit must be a word such as "step" or "epoch", not {unit!r}')
@@ -36,6 +44,7 @@ class Iteration(Generic[Item]):
             raise SettingError(f"total must be a whole number from 0 on, not {total!r}")
         self._live = live
         self._judge = judge
+        self._clock_s = clock_s
         self._items = items
         self._unit = unit
         self._total = _length_of(items) if total is None else total
@@ -49,12 +58,12 @@ class Iteration(Generic[Item]):
         return self._total
 
     def __iter__(self) -> Iterator[Item]:
-        live, judge = self._live, self._judge
+        live, judge, clock_s = self._live, self._judge, self._clock_s
         before, self._in_all = live._begin_iteration(self._unit, self._total)
         judge.expect(self._unit, self._in_all)
         self._on_bar(self._begin_bar)
         done = told = 0
-        due_s = time.perf_counter() + MARK_EACH_S
+        due_s = clock_s() + MARK_EACH_S
         items = iter(self._items)
         try:
             while not judge.must_stop:
@@ -64,7 +73,7 @@ class Iteration(Generic[Item]):
                     break
                 yield item
                 done += 1
-                now_s = time.perf_counter()
+                now_s = clock_s()
                 if now_s >= due_s:
                     due_s = now_s + MARK_EACH_S
                     self._tell(before + done, done - told)

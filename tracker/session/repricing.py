@@ -31,7 +31,7 @@ from tracker.units import MICROSECONDS_PER_S
 if TYPE_CHECKING:
     from tracker.settings import Settings
 
-BATCH_RUNS: Final = 500  # priced and written together; what is interrupted goes on after the last batch
+BATCH_RUNS: Final = 500
 _LONGEST_PIECE: Final = timedelta(days=30)  # of time, asked for at once: what came is kept before the next is asked for
 _NEAR: Final = timedelta(days=1)  # stretches this near are asked for as one
 
@@ -50,6 +50,7 @@ def reprice(
     store: bool | None = None,
     db: str | Path | None = None,
     on_progress: Progress | None = None,
+    batch_runs: int = BATCH_RUNS,
 ) -> Repricing:
     """Price past runs anew.
 
@@ -64,6 +65,7 @@ def reprice(
         at: as if the run had begun then: aware, or as the local time.
         store: whether the run shows the result from now on; by default where nothing of the above is given.
         on_progress: called with the number of runs done, and of all.
+        batch_runs: so many are written together; what is interrupted has kept all before.
 
     Returns:
         Before and after, of each run.
@@ -95,10 +97,10 @@ def reprice(
     ids = repricer.unsettled_ids() if every else list(dict.fromkeys(_id_of(item, reader) for item in runs_or_ids))
     work = _Work(settings, instead, repricer, reader, is_stored=not is_what_if if store is None else store)
     done: list[Repriced] = []
-    for start in range(0, len(ids), BATCH_RUNS):
-        done.extend(work.batch(ids[start : start + BATCH_RUNS]))
+    for start in range(0, len(ids), batch_runs):
+        done.extend(work.batch(ids[start : start + batch_runs]))
         if on_progress is not None:
-            on_progress(min(start + BATCH_RUNS, len(ids)), len(ids))
+            on_progress(min(start + batch_runs, len(ids)), len(ids))
     return Repricing(tuple(sorted(done, key=lambda one: (one.started_at, one.run_id))), work.skipped, tuple(work.notes))
 
 
