@@ -15,8 +15,8 @@ import pytest
 from click.testing import CliRunner
 from standin.nvml import Const, Gpu
 
-from tracker import __version__
-from tracker.cli import cli
+from tracker import __version__, track
+from tracker.cli import cli, main
 from tracker.machine import boottime_us
 
 PYTHON = sys.executable
@@ -43,9 +43,17 @@ def tracker(*arguments: str, **kwargs) -> subprocess.CompletedProcess[str]:
     )
 
 
-def runs() -> list[dict]:
-    done = tracker("runs", "--json")
-    assert done.returncode == 0, done.stderr
+def said(capsys, *arguments: str) -> tuple[int, str, str]:
+    """Exit code, output and errors of the command in this process: what needs no process of its own needs no second."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    return (ended.value.code, *capsys.readouterr())
+
+
+def runs(*arguments: str) -> list[dict]:
+    done = CliRunner().invoke(cli, ["runs", "--json", *arguments])
+    assert done.exit_code == 0, done.output
     return json.loads(done.stdout) if done.stdout else []
 
 
@@ -74,14 +82,14 @@ def test_standard_input_reaches_the_command():
 @pytest.mark.parametrize(
     ("code", "returncode", "status"),
     [
-        ("raise SystemExit(3)", 3, "failed"),
-        ("1/0", 1, "failed"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", 128 + 9, "interrupted"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGTERM)", 128 + 15, "interrupted"),
+        ("exit 3", 3, "failed"),
+        ("false", 1, "failed"),
+        ("kill -KILL $$", 128 + 9, "interrupted"),
+        ("kill -TERM $$", 128 + 15, "interrupted"),
     ],
 )
 def test_the_exit_code_is_the_commands_own(code, returncode, status):
-    assert tracker("run", "--", PYTHON, "-c", code).returncode == returncode
+    assert tracker("run", "--", "sh", "-c", code).returncode == returncode
     assert runs()[0]["status"] == status
 
 
@@ -151,7 +159,7 @@ def test_what_cannot_be_run_says_so_as_a_shell_would(tmp_path):
     assert (missing.returncode, plain.returncode) == (127, 126)
     assert "no-such-command: command not found" in missing.stderr
     assert "plain: cannot be executed" in plain.stderr
-    assert tracker("runs", "--json").stdout.strip() in ("", "[]")
+    assert runs() == []
 
 
 def test_runs_that_the_command_tracks_are_its_parts_in_the_same_database(tmp_path):
@@ -161,7 +169,7 @@ def test_runs_that_the_command_tracks_are_its_parts_in_the_same_database(tmp_pat
     done = tracker("run", "--db", "other.db", "--project", "p", "--", PYTHON, str(script))
 
     assert done.returncode == 0, done.stderr
-    found = {run["name"]: run for run in json.loads(tracker("runs", "--json", "--db", "other.db").stdout)}
+    found = {run["name"]: run for run in runs("--db", "other.db")}
     part, whole = found["part"], found[Path(PYTHON).name]
     assert part["parent_id"] == whole["id"] and whole["parent_id"] is None
     assert part["project"] == "p"
@@ -170,18 +178,19 @@ def test_runs_that_the_command_tracks_are_its_parts_in_the_same_database(tmp_pat
 def test_a_json_summary_has_the_keys_of_to_dict():
     done = tracker("run", "--json", "--", "true")
 
-    said = json.loads(done.stderr)
-    assert said == runs()[0] == json.loads(tracker("show", "last", "--json").stdout)
-    assert {"energy_j", "emissions_g", "coverage", "not_measured", "devices", "intensity"} <= said.keys()
+    told = json.loads(done.stderr)
+    assert told == runs()[0] == json.loads(tracker("show", "last", "--json").stdout)
+    assert {"energy_j", "emissions_g", "coverage", "not_measured", "devices", "intensity"} <= told.keys()
 
 
 def test_the_list_is_newest_first_and_takes_filters():
     for name, project in (("a", "p"), ("b", "q"), ("c", "p")):
-        tracker("run", "--name", name, "--project", project, "--", "true")
+        with track(name, project=project):
+            pass
     tracker("run", "--name", "d", "--", "false")
 
     def names(*arguments):
-        return [run["name"] for run in json.loads(CliRunner().invoke(cli, ["runs", "--json", *arguments]).stdout)]
+        return [run["name"] for run in runs(*arguments)]
 
     assert names() == ["d", "c", "b", "a"]
     assert names("--project", "p") == ["c", "a"]
@@ -194,15 +203,15 @@ def test_the_list_is_newest_first_and_takes_filters():
     assert re.search(r"\bd\b.*\bfailed\b", table)
 
 
-def test_a_run_is_shown_by_the_beginning_of_its_id():
-    tracker("run", "--name", "shown", "--", "true")
-    (run,) = runs()
+def test_a_run_is_shown_by_the_beginning_of_its_id(capsys):
+    with track("shown") as live:
+        pass
 
-    by_prefix, last = tracker("show", run["id"][:5]), tracker("show", "last")
+    by_prefix, last = said(capsys, "show", live.id[:5]), said(capsys, "show", "last")
 
-    assert by_prefix.stdout == last.stdout and "shown" in last.stdout
-    missing = tracker("show", "nope")
-    assert missing.returncode == 1 and "nope" in missing.stderr and missing.stdout == ""
+    assert by_prefix == last and last[0] == 0 and "shown" in last[1]
+    code, out, err = said(capsys, "show", "nope")
+    assert code == 1 and "nope" in err and out == ""
 
 
 @pytest.mark.parametrize(
@@ -221,19 +230,21 @@ def test_a_run_is_shown_by_the_beginning_of_its_id():
         ("frobnicate",),
     ],
 )
-def test_wrong_usage_is_refused_with_2_before_anything_runs(arguments, tmp_path):
-    done = tracker(*arguments)
+def test_wrong_usage_is_refused_with_2_before_anything_runs(arguments, tmp_path, capsys):
+    code, out, err = said(capsys, *arguments)
 
-    assert done.returncode == 2 and done.stdout == ""
-    assert "Traceback" not in done.stderr
-    assert arguments == ("show",) or any(str(word) in done.stderr for word in arguments if not word.startswith("-"))
+    assert code == 2 and out == ""
+    assert "Traceback" not in err
+    assert arguments == ("show",) or any(str(word) in err for word in arguments if not word.startswith("-"))
     assert not (tmp_path / "runs.db").exists()
 
 
-def test_a_wrong_variable_is_refused_by_the_command():
-    done = tracker("run", "--", "true", env={**os.environ, "TRACKER_PUE": "half"})
+def test_a_wrong_variable_is_refused_by_the_command(capsys, monkeypatch):
+    monkeypatch.setenv("TRACKER_PUE", "half")
 
-    assert done.returncode == 2 and "TRACKER_PUE" in done.stderr and "half" in done.stderr
+    code, _, err = said(capsys, "run", "--", "true")
+
+    assert code == 2 and "TRACKER_PUE" in err and "half" in err
 
 
 def test_a_database_that_is_none_is_an_error_to_read_and_no_harm_to_run(tmp_path):
@@ -248,7 +259,8 @@ def test_a_database_that_is_none_is_an_error_to_read_and_no_harm_to_run(tmp_path
 def test_any_name_is_listed_under_a_plain_c_locale():
     environ = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     for name in ("ünï\ncode 中文 🙂", "'; DROP TABLE runs;--"):
-        assert tracker("run", "--name", name, "--", "true").returncode == 0
+        with track(name):
+            pass
 
     for arguments in (("runs",), ("show", "last"), ("runs", "--json")):
         done = tracker(*arguments, env=environ)
@@ -263,13 +275,13 @@ def test_disabled_runs_only_the_command(tmp_path):
     assert not (tmp_path / "runs.db").exists()
 
 
-def test_help_and_version_teach():
+def test_help_and_version_teach(capsys):
     for arguments in (("--help",), ("run", "--help"), ("runs", "--help"), ("show", "-h")):
-        done = tracker(*arguments)
-        assert done.returncode == 0 and "Usage: tracker" in done.stdout
-        assert max(map(len, done.stdout.splitlines())) <= 80
+        code, out, _ = said(capsys, *arguments)
+        assert code == 0 and "Usage: tracker" in out
+        assert max(map(len, out.splitlines())) <= 80
     assert "tracker run -- python train.py" in tracker("--help").stdout
-    assert __version__ in tracker("--version").stdout
+    assert __version__ in said(capsys, "--version")[1]
 
 
 def test_nothing_heavy_is_imported_with_the_package():
