@@ -17,8 +17,6 @@ import numpy as np
 
 from tracker.counters import (
     LONGEST_STRETCH,
-    SAFE_INT64,
-    UNEVEN,
     Columns,
     Exact,
     Findings,
@@ -26,17 +24,13 @@ from tracker.counters import (
     Stamps,
     are_apart,
     columns_of,
-    is_overlong,
-    is_possible,
-    placed_twice_nj,
-    power_at_mw,
     rules_of,
     sample_findings,
     settle,
     stamps_of,
-    twice_energy_to_nj,
 )
-from tracker.units import MICROSECONDS_PER_S, TWICE_NANOJOULES_PER_MICROJOULE
+from tracker.trapezoid import BLOCK, STRETCH, OutOfOrderError, Stretches
+from tracker.units import MICROSECONDS_PER_S
 
 if TYPE_CHECKING:
     from tracker.records import BoolColumn, IntColumn, Samples
@@ -54,10 +48,6 @@ __all__ = [
 ]
 
 SLOT_US: Final = 300 * MICROSECONDS_PER_S
-# Measured: smaller blocks fit L2, but pay numpy's price per call more often (benchmarks/hot_loop.py).
-BLOCK: Final = 131_072
-RUN: Final = 16 * BLOCK  # what edges ask for is worked out once for so many samples
-LONGEST_FAST_STEP_US: Final = 2**31 - 1  # its square fits int64
 INT64_MAX: Final = 2**63 - 1
 NO_EDGES: Final = np.empty(0, np.int64)
 
@@ -105,7 +95,7 @@ def integrate(samples: Samples, edges_us: Sequence[int] | IntColumn, rules: Rule
     columns = columns_of(samples)
     try:
         return _settled(rules, columns, edges).between_edges()
-    except _OutOfOrderError:
+    except OutOfOrderError:
         return _settled(rules, columns.in_order(), edges).between_edges()
 
 
@@ -261,10 +251,6 @@ def window_bias_bound(window_us: int, load_period_us: int, low_w: float, high_w:
     return abs(high_w - low_w) * error_share / mean_w
 
 
-class _OutOfOrderError(Exception):
-    """A sample is older than the one before it."""
-
-
 def _edges(edges_us: Sequence[int] | IntColumn, least: int = 2) -> IntColumn:
     edges = np.asarray(edges_us, np.int64)
     if edges.ndim != 1 or len(edges) < least or np.any(edges[1:] <= edges[:-1]):
@@ -358,7 +344,6 @@ class _Walk:
         # The counter has not moved for LONGEST_STRETCH samples: the trace alone counts until it does.
         self._is_unanchored = False
         self._counter_uj = int(columns.counter_uj[0]) if begins_at_cut and rules.has_counter else None
-        self._scratch = np.empty((2, 0), np.int64)
 
     def take(self, new: Columns) -> None:
         """Add samples.
@@ -375,16 +360,16 @@ class _Walk:
         """Settle up to the last clean cut, or to the last sample where no more will come.
 
         Raises:
-            _OutOfOrderError: a sample is older than the one before it; sums are then worthless.
+            OutOfOrderError: a sample is older than the one before it; sums are then worthless.
         """
         last = len(self.columns.t_us) - 1
-        size = RUN
-        self._scratch = np.empty((2, min(BLOCK, last)), np.int64)
+        size = STRETCH
+        stretches = Stretches(self._rules, self.columns)
         while self.at < last:
             # The last sample may have others of its instant to come.
             stop = min(self.at + size, last if is_end else last - 1)
-            if stop > self.at and self._settle_run(sums, stop, min(size, BLOCK)):
-                size = min(4 * size, RUN)
+            if stop > self.at and self._settle_stretch(sums, stretches, stop, min(size, BLOCK)):
+                size = min(4 * size, STRETCH)
                 continue
             size = LONGEST_STRETCH
             if not self._settle_window(sums, is_end=is_end):
@@ -396,134 +381,28 @@ class _Walk:
     def forget(self) -> None:
         """Drop the samples that are settled, and the block they lie in."""
         self.columns = self.columns.part(self._context).copy()
-        self._scratch = np.empty((2, 0), np.int64)
         self.at -= self._context
         self._context = 0
 
-    def _settle_run(self, sums: _Sums, stop: int, size: int) -> bool:
+    def _settle_stretch(self, sums: _Sums, stretches: Stretches, stop: int, size: int) -> bool:
         """Settle block after block up to position stop, as long as all is known and sound; False: not one block."""
-        rules, at, t_us, power_mw = self._rules, self.at, self.columns.t_us, self.columns.power_mw
-        if not rules.has_power or (rules.has_counter and self._is_unanchored) or (at and t_us[at - 1] == t_us[at]):
+        at, t_us = self.at, self.columns.t_us
+        if not self._rules.has_power or (self._rules.has_counter and self._is_unanchored):
+            return False
+        if at and t_us[at - 1] == t_us[at]:
             return False
         first, edges_us = sums.inside(int(t_us[at]), int(t_us[stop]))  # nonsense, and refused, where out of order
-        minus_energy, max_mw = np.zeros((2, len(edges_us) + 1), np.int64)
-        cells = np.empty(len(edges_us), np.int64)  # position of the last sample at or before each edge
-        corners = np.empty((4, len(edges_us)), np.int64)  # that sample and the next, fetched while they are in cache
-        found, steps_us = 0, set[int]()
-        for begin in range(at, stop, size):
-            end = min(begin + size, stop)
-            step_us = self._step_us(begin, end)
-            if step_us == 0:
-                stop = begin
-                break
-            until = int(edges_us.searchsorted(t_us[end]))
-            cells[found:until] = t_us[begin:end].searchsorted(edges_us[found:until], side="right") + begin - 1
-            corners[:2, found:until] = t_us[cells[found:until]], t_us[cells[found:until] + 1]
-            corners[2:, found:until] = power_mw[cells[found:until]], power_mw[cells[found:until] + 1]
-            starts = np.concatenate(([0], cells[found:until] - begin))
-            minus_step_us, product = self._scratch[:, : end - begin]
-            np.add(power_mw[begin + 1 : end + 1], power_mw[begin:end], out=product)
-            np.multiply(product, minus_step_us, out=product)
-            block_energy = np.add.reduceat(product, starts)
-            # An interval's first sample lies behind the edge. As uint64 a negative reading is a giant.
-            starts[1:] += 1
-            block_max_mw = np.maximum.reduceat(power_mw[begin : end + 1].view(np.uint64), starts)
-            highest_mw = int(block_max_mw.max())
-            if highest_mw > rules.credible_power_mw or 2 * highest_mw * int(t_us[end] - t_us[at]) >= SAFE_INT64:
-                stop = begin
-                break
-            here = slice(found, until + 1)
-            minus_energy[here] += block_energy
-            np.maximum(max_mw[here], block_max_mw.view(np.int64), out=max_mw[here])
-            found = until
-            steps_us.add(step_us)
-        if stop == at:
+        stretch = stretches.settle(at, stop, size, edges_us, is_first=self._is_first)
+        if stretch is None:
             return False
-        cells, edges_us = cells[:found], edges_us[:found]
-        energy, max_mw = -minus_energy[: found + 1], max_mw[: found + 1]
-        t0_us, t1_us, p0_mw, p1_mw = corners[:, :found]
-        elapsed_us, length_us = edges_us - t0_us, t1_us - t0_us
-        # Where an edge shares its cell with the edge before or a block's start there is nothing to reduce, and
-        # reduceat gives one element all the same.
-        follows = np.diff(cells, prepend=-1) == 0
-        energy[:-1] -= np.where(follows | ((cells - at) % size == 0), (p0_mw + p1_mw) * length_us, 0)
-        max_mw[:-1][follows] = 0
-        part = twice_energy_to_nj(p0_mw, p1_mw, length_us, elapsed_us)
-        energy[:-1] += part
-        energy[1:] -= part
-        edge_mw = power_at_mw(p0_mw, p1_mw, length_us, elapsed_us)
-        max_mw[:-1] = np.maximum(max_mw[:-1], edge_mw)
-        max_mw[1:] = np.maximum(max_mw[1:], edge_mw)
-        findings = Findings(step_us=max(steps_us) if len(steps_us) == 1 else UNEVEN, samples=stop - at + self._is_first)
-        if rules.has_counter:
-            findings = findings + Findings(compared_power_twice_nj=sum(energy.tolist()))
-            energy, counted = self._counter_run(stop, cells, elapsed_us, length_us, part)
-            findings = findings + counted
-        bounds_us = np.concatenate((t_us[at : at + 1], edges_us, t_us[stop : stop + 1]))
-        sums.add(first, energy, bounds_us[1:] - bounds_us[:-1], max_mw, findings)
+        stop, settled = stretch
+        sums.add(first, *settled)
+        if self._rules.has_counter:
+            self._counter_uj = int(self.columns.counter_uj[stop])
         self.at = self._context = stop
         self.settled_us = int(t_us[stop])
         self._is_first = False
         return True
-
-    def _step_us(self, begin: int, end: int) -> int:
-        """The step between the samples from begin to end, if all there is sound but for the power's height.
-
-        Returns:
-            The step, UNEVEN where steps differ, 0 where a sample is unknown, too far from the next or not sound.
-            In the first row of self._scratch: the steps, negative.
-        """
-        rules, columns, here = self._rules, self.columns, slice(begin, end + 1)
-        t_us = columns.t_us[here]
-        minus_step_us = self._scratch[0, : end - begin]
-        np.subtract(t_us[:-1], t_us[1:], out=minus_step_us)
-        # Backwards, so that as uint64 one minimum finds the longest step, and a step of 0 or back in time looks
-        # longer than any.
-        longest_us = 2**64 - int(np.minimum.reduce(minus_step_us.view(np.uint64)))
-        if longest_us > 2**63 and np.any(minus_step_us > 0):
-            raise _OutOfOrderError
-        gap_us = LONGEST_FAST_STEP_US if rules.gap_us is None else min(rules.gap_us, LONGEST_FAST_STEP_US)
-        if longest_us > gap_us or not np.logical_and.reduce(columns.power_known[here]):
-            return 0
-        if end + 1 < len(columns.t_us) and columns.t_us[end + 1] <= t_us[-1]:
-            return 0
-        if rules.has_counter and not self._is_counter_sound(begin, end, longest_us):
-            return 0
-        return longest_us if longest_us * (end - begin) == t_us[-1] - t_us[0] else UNEVEN
-
-    def _is_counter_sound(self, begin: int, end: int, longest_us: int) -> bool:
-        """Whether the counter is known, moves and stays plausible in all cells from position begin to end."""
-        rules, here = self._rules, slice(begin, end + 1)
-        counter_uj = self.columns.counter_uj[here]
-        if not self.columns.counter_known[here].all() or counter_uj[0] < 0:
-            return False
-        moved_uj = np.diff(counter_uj)
-        travel_uj = int(counter_uj[-1]) - int(self.columns.counter_uj[self.at])
-        limit = max(20_000 * travel_uj, 21 * rules.wrap_power_mw * (longest_us + rules.counter_slack_us))
-        if moved_uj.min() <= 0 or limit >= SAFE_INT64 or is_overlong(longest_us, rules):
-            return False
-        step_us = np.diff(self.columns.t_us[here])
-        return rules.max_power_mw is None or bool(is_possible(moved_uj, step_us, rules.max_power_mw, rules).all())
-
-    def _counter_run(
-        self, stop: int, cells: IntColumn, elapsed_us: IntColumn, length_us: IntColumn, part: IntColumn
-    ) -> tuple[IntColumn, Findings]:
-        """Energy per interval of a run whose counter is sound: only cells with an edge inside need the trace."""
-        columns, at = self.columns, self.at
-        whole = (columns.power_mw[cells] + columns.power_mw[cells + 1]) * length_us
-        counter_uj = columns.counter_uj
-        until_nj = (counter_uj[cells] - counter_uj[at]) * TWICE_NANOJOULES_PER_MICROJOULE
-        cell_nj = (counter_uj[cells + 1] - counter_uj[cells]) * TWICE_NANOJOULES_PER_MICROJOULE
-        until_nj += placed_twice_nj(cell_nj, part, whole, elapsed_us, length_us).astype(np.int64)
-        total_nj = int(counter_uj[stop] - counter_uj[at]) * TWICE_NANOJOULES_PER_MICROJOULE
-        span_us = int(columns.t_us[stop] - columns.t_us[at])
-        self._counter_uj = int(counter_uj[stop])
-        return np.diff(until_nj, prepend=0, append=total_nj), Findings(
-            counter_us=span_us,
-            linear=int(np.count_nonzero((whole == 0) & (elapsed_us > 0))),
-            compared_us=span_us,
-            compared_counter_twice_nj=total_nj,
-        )
 
     def _settle_window(self, sums: _Sums, *, is_end: bool) -> bool:
         """Settle up to the last clean cut within LONGEST_STRETCH samples; False: none without more samples."""
@@ -533,7 +412,7 @@ class _Walk:
             stop = min(self.at + ahead, count)
             window = self.columns.part(self._context, stop)
             if np.any(window.t_us[1:] < window.t_us[:-1]):
-                raise _OutOfOrderError
+                raise OutOfOrderError
             has_all = is_end and stop == count
             stamps = stamps_of(window, self._rules)
             if not has_all:
