@@ -3,14 +3,14 @@
     python benchmarks/hot_loop.py [repetitions]
 
 One core each. Ours is given integer columns with masks and gives exact energy, covered time and maximum per slot (the
-mean is their quotient); numpy, pandas and polars are given float columns without gaps and give one number.
+mean is their quotient); numpy, pandas and polars are given float columns without gaps and give one number. Times are of
+the CPU, the least of all repetitions: what else the machine does adds to a time and never takes from it.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
-import statistics
 import sys
 import time
 import tracemalloc
@@ -87,18 +87,18 @@ def main() -> None:
         seconds: dict[str, list[float]] = {name: [] for name in runs}
         for _ in range(repetitions):  # in turn, so that a busy moment of the machine meets them all
             for name, run in runs.items():
-                begun = time.perf_counter()
+                begun = time.process_time()
                 run()
-                seconds[name].append(time.perf_counter() - begun)
-        medians = {name: statistics.median(times) for name, times in seconds.items()}
+                seconds[name].append(time.process_time() - begun)
+        least = {name: min(times) for name, times in seconds.items()}
         for name, run in runs.items():
             tracemalloc.start()
             run()
             peak_mb = "" if name.startswith("polars") else f"{tracemalloc.get_traced_memory()[1] / 1e6:8.1f}"
             tracemalloc.stop()
             label = f"{spacing_s:g} s{', counter' if has_counter else ''}: {name}"
-            took = medians[name]
-            ratio = medians["numpy.trapezoid"] / took
+            took = least[name]
+            ratio = least["numpy.trapezoid"] / took
             print(f"{label:34} {took * 1e3:7.1f} {SAMPLES / took / 1e6:6.0f} {ratio:8.2f} {peak_mb:>8}")
 
 

@@ -102,22 +102,23 @@ class Stretches:
         if not blocks:
             return None
         stop = blocks[-1].end
-        places = np.concatenate([b.places + b.begin for b in blocks])
-        is_edge = np.ones(len(places), bool)
-        is_edge[np.cumsum([0, *(len(b.places) for b in blocks[:-1])])] = False
-        next_ = places[is_edge]  # position of the first sample after each edge
-        # From one edge to the next, whatever blocks that takes.
-        starts = np.concatenate(([0], np.flatnonzero(is_edge)))
-        energy = -np.add.reduceat(np.concatenate([b.minus_twice_nj for b in blocks]), starts)
-        max_mw = np.maximum.reduceat(np.concatenate([b.highest_mw for b in blocks]), starts).view(np.int64)
-        # Between two edges of one cell there is nothing to reduce, and reduceat gives one element all the same.
+        next_ = np.concatenate([b.places[1:] + b.begin for b in blocks])  # the first sample after each edge
+        energy, max_mw = np.zeros((2, len(next_) + 1), np.int64)
+        first = 0
+        for block in blocks:
+            here = slice(first, first + len(block.places))
+            energy[here] -= block.minus_twice_nj
+            np.maximum(max_mw[here], block.highest_mw.view(np.int64), out=max_mw[here])
+            first = here.stop - 1  # the next block goes on with the interval
+        # Between two edges of one cell there is nothing to reduce, and reduceat gives one sample all the same.
         is_within_cell = next_[1:] == next_[:-1]
         energy[1:-1][is_within_cell] = 0
         max_mw[1:-1][is_within_cell] = 0
 
         edges_us = edges_us[: len(next_)]
-        t0_us, p0_mw, p1_mw = t_us[next_ - 1], power_mw[next_ - 1], power_mw[next_]
-        elapsed_us, length_us = edges_us - t0_us, t_us[next_] - t0_us
+        before = next_ - 1
+        t0_us, p0_mw, p1_mw = t_us.take(before), power_mw.take(before), power_mw.take(next_)
+        elapsed_us, length_us = edges_us - t0_us, t_us.take(next_) - t0_us
         part = twice_energy_to_nj(p0_mw, p1_mw, length_us, elapsed_us)
         beyond = p0_mw * length_us - part  # the last sample before an edge brought its step across it
         energy[:-1] -= beyond
@@ -140,17 +141,19 @@ class Stretches:
         unknown = int(known.argmin())
         if not known[unknown]:
             stop = at + unknown - 1
+        if stop <= at:
+            return []
         blocks: list[_Block] = []
-        # Searched with what lies before the block, which finds its first sample.
+        begins = range(at, stop, size)
+        ends = [*begins[1:], stop]
+        # What lies before a block is searched with its edges, and finds its first sample.
         edges_us = np.concatenate((t_us[at : at + 1] - 1, edges_us))
         found = 0
-        for begin in range(at, stop, size):
-            end = min(begin + size, stop)
+        for begin, end, until in zip(begins, ends, edges_us.searchsorted(t_us[ends]).tolist(), strict=True):
             t, p = t_us[begin : end + 1], power_mw[begin : end + 1]
             step_us = self._step_us(at, begin, end)
             if step_us == 0:
                 break
-            until = int(edges_us.searchsorted(t[-1]))
             places = t[:-1].searchsorted(edges_us[found:until], side="right")
             steps, energy = self._minus_step_us[: end - begin + 2], self._minus_step_us[: end - begin + 1]
             steps[0] = steps[-1] = 0
