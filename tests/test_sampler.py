@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracker.records import Device, Reading
-from tracker.sampler import MIN_SPACING_US, Grid, Sampler
+from tracker.sampler import MIN_SPACING_US, SEEK_LIMIT_US, SEEK_STEP_US, Grid, Sampler
 from tracker.sensors.protocol import Inventory
 
 S = 1_000_000
@@ -333,3 +333,100 @@ class FakeClock:
 
     def __call__(self) -> int:
         return self.now_us
+
+
+class SlowCounter(FakeSensor):
+    """Boards whose counters move with each so-manieth reading; the second of them is refreshed at each."""
+
+    def __init__(self, every: int) -> None:
+        super().__init__("slow")
+        self.every = every
+        self.of_one: list[int] = []
+        self.has_moved_twice = threading.Event()
+        self.may_go_on = threading.Event()
+        self.may_go_on.set()
+
+    def open(self) -> Inventory:
+        boards = [
+            Device("gpu", f"G{i}", "G", "fake", True, True, counter_period_us=p) for i, p in ((0, 100_000), (1, 0))
+        ]
+        return Inventory(devices=tuple(boards))
+
+    def read(self, devices: Sequence[Device]) -> list[Reading]:
+        shown = 1 + self.reads // self.every
+        self.reads += 1
+        if len(devices) == 1:
+            assert self.may_go_on.wait(30)
+            self.of_one.append(shown)
+        if shown >= 3:
+            self.has_moved_twice.set()
+        return [Reading(self.reads, 1000, shown) for _ in devices]
+
+
+def test_at_a_runs_end_a_counter_refreshed_now_and_then_is_read_until_it_has_moved_and_no_other_is():
+    sampler, ear, sensor = Sampler(clock_us=FakeClock()), Ear(), SlowCounter(every=5)
+    sampler.attach(ear, [(sensor, 100 * S)])
+    assert sampler.read_now(5)
+    before = len(ear.heard)
+
+    assert sampler.read_now(5, edge="end")
+    sampler.detach(ear)
+
+    heard = [readings for _, readings in ear.heard[before:]]
+    assert len(heard[0]) == 2 and all(len(readings) == 1 for readings in heard[1:])
+    shown = [readings[0].counter_uj for readings in heard]
+    assert shown == [1] * (len(shown) - 1) + [2]
+
+
+def test_a_counter_that_does_not_move_is_not_waited_for_longer_than_half_a_period():
+    sampler, ear, sensor = Sampler(clock_us=FakeClock()), Ear(), SlowCounter(every=10**9)
+    sampler.attach(ear, [(sensor, 100 * S)])
+
+    assert sampler.read_now(5)
+    assert sampler.read_now(5, edge="end")
+    sampler.detach(ear)
+
+    assert len(sensor.of_one) == SEEK_LIMIT_US["end"] // SEEK_STEP_US  # though this clock stands still
+
+
+def test_after_a_runs_start_two_moves_are_sought_and_nobody_waits_for_them():
+    sampler, ear, sensor = Sampler(clock_us=FakeClock()), Ear(), SlowCounter(every=8)
+    sampler.attach(ear, [(sensor, 100 * S)])
+
+    sensor.may_go_on.clear()
+    assert sampler.read_now(5, edge="start")
+    sensor.may_go_on.set()
+    assert sensor.has_moved_twice.wait(5)
+    assert sampler.read_now(5)
+    sampler.detach(ear)
+
+    assert set(sensor.of_one) == {1, 2, 3} and sensor.of_one.count(3) == 1
+
+
+def test_who_wants_a_reading_does_not_wait_for_what_is_sought_after_anothers_start():
+    sampler, ear, sensor = Sampler(clock_us=FakeClock()), Ear(), SlowCounter(every=10**9)
+    sampler.attach(ear, [(sensor, 100 * S)])
+
+    assert sampler.read_now(5, edge="start")
+    assert sampler.read_now(5)
+    sampler.detach(ear)
+
+    assert len(sensor.of_one) < SEEK_LIMIT_US["start"] // SEEK_STEP_US
+
+
+def test_what_reads_quickly_comes_next_to_a_runs_start_and_end():
+    sampler, ear = Sampler(uniform=lambda: 0.9), Ear()
+    quick, slow = FakeSensor("quick"), FakeSensor("slow")
+    sampler.attach(ear, [(quick, 100 * S), (slow, 100 * S)])
+    assert sampler.read_now(5)
+    for source in sampler._sources:
+        source.took_s = 60.0 if source.sensor is slow else 0.0
+    ear.heard.clear()
+
+    assert sampler.read_now(5, edge="start")
+    for source in sampler._sources:
+        source.took_s = 60.0 if source.sensor is slow else 0.0
+    assert sampler.read_now(5, edge="end")
+    sampler.detach(ear)
+
+    assert [name for name, _ in ear.heard] == ["slow", "quick", "quick", "slow"]

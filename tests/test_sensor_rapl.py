@@ -342,3 +342,17 @@ def test_no_sysfs_at_all_is_a_reason(tmp_path: Path) -> None:
 
     assert inventory.devices == ()
     assert "not Linux" in inventory.not_measured[0].reason
+
+
+def test_a_read_in_which_the_thread_was_held_up_is_made_once_more(tmp_path: Path) -> None:
+    """The middle of 40 ms says little of when the counter was read."""
+    tree = PowercapTree(tmp_path)
+    tree.add("intel-rapl:0", "package-0", 5_000)
+    ticks = iter([0, 0, 40_000, 40_000, 40_020, 41_000, 41_020])
+    sensor = RaplSensor(tree.sysfs, clock_us=lambda: next(ticks))
+    devices = sensor.open().devices
+
+    readings = [sensor.read(devices)[0], sensor.read(devices)[0]]
+    sensor.close()
+
+    assert readings == [Reading(40_010, counter_uj=5_000), Reading(41_010, counter_uj=5_000)]

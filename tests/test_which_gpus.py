@@ -390,7 +390,7 @@ def test_a_look_comes_with_the_last_reading_and_one_that_fails_ends_the_looking_
 
     assert sampler.read_now(5.0)
     assert sensor.looks_us == []
-    assert all(sampler.read_now(5.0, looks=True) for _ in range(4))
+    assert all(sampler.read_now(5.0, edge="end") for _ in range(4))
     sampler.detach(ear)
 
     assert ear.heard == [(Watched.devices, [True])] * 2

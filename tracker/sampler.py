@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Literal, Protocol, TypeVar
 
 from tracker.machine import boottime_us
 from tracker.records import Device, Reading
@@ -29,10 +29,19 @@ _PATIENCE_S: Final = 0.25
 STUCK_US: Final = 10 * MICROSECONDS_PER_S  # drivers that are not kept loaded take 1 to 3 s a GPU
 
 _T = TypeVar("_T")
+Edge = Literal["start", "end"]
 # Who uses the devices is looked for after 1, 2, 4 ... s and then each minute: a process that is there for the last half
 # of a short run is seen, and so is one that is there for a minute.
 FIRST_LOOK_US: Final = 1 * MICROSECONDS_PER_S
 LOOK_PERIOD_US: Final = 60 * MICROSECONDS_PER_S
+# A counter that is refreshed each 100 ms is right at the instants at which it moves, and on average 50 ms old at any
+# other. So at both ends of a run such counters are read again and again until they have moved: twice after its start,
+# which also tells how often they do and keeps nobody waiting, and once at its end, for half such a period at most.
+SEEK_LEAST_PERIOD_US: Final = 10_000
+SEEK_STEP_US: Final = 4_000
+SEEK_SHARE: Final = 3  # the driver is left alone for so many times as long as the reading before took
+SEEK_MOVES: Final[dict[Edge, int]] = {"start": 2, "end": 1}
+SEEK_LIMIT_US: Final[dict[Edge, int]] = {"start": 250_000, "end": 50_000}
 
 
 def left_out(name: str) -> str:
@@ -121,10 +130,26 @@ class _Source:
     teller: TellsOfDevices | None = None
     is_closing: bool = False
     stuck_in: _Call | None = None  # a call that has not returned; another thread goes on without the sensor
+    took_s: float = 0.0  # the last reading
+    slow: Sequence[Device] = ()  # whose counters are refreshed now and then
+    shown_uj: dict[str, int] = field(default_factory=dict)  # by key: what these last showed
 
     @property
     def period_us(self) -> int:
         return min(self.periods_us.values())
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """Somebody waits for all sensors to be read.
+
+    Attributes:
+        edge: the reading is a run's first or last: its counters are sought to move too. At the end, which waits for
+            that, who uses the devices is looked for as well.
+    """
+
+    done: threading.Event
+    edge: Edge | None
 
 
 class _ReplacedError(Exception):
@@ -157,8 +182,8 @@ class Sampler:
         self.gate = threading.Lock()
         self._condition = threading.Condition()
         self._sources: list[_Source] = []
-        self._requests: list[tuple[threading.Event, bool]] = []  # and whether to look at who uses the devices too
-        self._serving: list[tuple[threading.Event, bool]] = []  # requests that the thread is at
+        self._requests: list[_Request] = []
+        self._serving: list[_Request] = []  # those that the thread is at
         self._thread: threading.Thread | None = None
         self._busy: _Call | None = None  # that the thread is in
         self._has_news = False  # sources have come or go
@@ -223,11 +248,16 @@ class Sampler:
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout_s)
 
-    def read_now(self, timeout_s: float, *, unless_within_us: int = 0, looks: bool = False) -> bool:
+    def read_now(self, timeout_s: float, *, unless_within_us: int = 0, edge: Edge | None = None) -> bool:
         """Have every sensor read at once; true when that is done, false when it takes longer than timeout_s.
 
-        Sensors that were all read within unless_within_us are not read again. With looks, who uses the devices is
-        looked for too. A sensor that is slow is not waited for: the others are read without it.
+        Sensors that were all read within unless_within_us are not read again. A sensor that is slow is not waited for:
+        the others are read without it.
+
+        Args:
+            edge: of a run, whose first or last reading this is. Counters that are refreshed now and then are then read
+                until they have moved, after the start when this has returned; at the end, who uses the devices is
+                looked for too.
         """
         done = threading.Event()
         end_s = time.monotonic() + timeout_s
@@ -237,7 +267,7 @@ class Sampler:
                 return False
             if self._clock_us() - self._last_us < unless_within_us:
                 return True
-            self._requests.append((done, looks))
+            self._requests.append(_Request(done, edge))
             self._condition.notify_all()
         while not done.wait(max(0.0, min(_PATIENCE_S, end_s - time.monotonic()))):
             if time.monotonic() >= end_s:
@@ -320,15 +350,20 @@ class Sampler:
                     self._condition.wait(left_us / MICROSECONDS_PER_S)
                     return True
             self._requests = []
-        self._tick(read_all=bool(requests))
+        edges = {request.edge for request in requests}
+        self._tick(read_all=bool(requests), quickest_first="end" in edges)
         if requests:
-            for done, looks in requests:
-                if not looks:
-                    done.set()
-            self._look(at_once=any(looks for _, looks in requests))
-            for done, _ in requests:
-                done.set()
+            for request in requests:
+                if request.edge != "end":
+                    request.done.set()
+            if "end" in edges:
+                self._seek("end")
+            self._look(at_once="end" in edges)
+            for request in requests:
+                request.done.set()
             self._serving = []
+            if "start" in edges:
+                self._seek("start")
         elif self._clock_us() >= self._look_due_us:
             self._look(at_once=False)
         return True
@@ -336,7 +371,7 @@ class Sampler:
     def _open_new(self) -> bool:
         """Open what was attached, one at a time; true when there was anything, or may be more."""
         with self._condition:
-            new = next((s for s in self._sources if s.inventory is None and s.stuck_in is None), None)
+            new = self._next_new()
             if new is None:
                 self._has_news = False
                 return False
@@ -345,6 +380,7 @@ class Sampler:
         inventory = new.found or Inventory()
         with self._condition:
             new.inventory = inventory
+            new.slow = tuple(device for device in inventory.devices if _is_refreshed_now_and_then(device))
             new.watcher = new.sensor if isinstance(new.sensor, SeesProcesses) and inventory.devices else None
             new.teller = new.sensor if isinstance(new.sensor, TellsOfDevices) else None
             new.opened_us = self._clock_us()
@@ -354,6 +390,9 @@ class Sampler:
         for listener in listeners:
             listener.found(new.sensor, inventory)
         return True
+
+    def _next_new(self) -> _Source | None:
+        return next((s for s in self._sources if s.inventory is None and s.stuck_in is None), None)
 
     @staticmethod
     def _open(source: _Source) -> None:
@@ -419,12 +458,20 @@ class Sampler:
         else:
             self._sources.remove(source)
 
-    def _tick(self, *, read_all: bool) -> None:
+    def _tick(self, *, read_all: bool, quickest_first: bool = False) -> None:
+        """Read what is due.
+
+        A run starts after the last of its first readings and ends before the first of its last ones: what reads
+        quickly comes next to that instant.
+        """
         now_us = self._clock_us()
         grid = self._grid
         if grid is None:
             return
-        for source in list(self._sources):
+        sources = list(self._sources)
+        if read_all:
+            sources.sort(key=lambda source: source.took_s, reverse=not quickest_first)
+        for source in sources:
             if source.inventory is None or not source.inventory.devices or source.stuck_in or not source.listeners:
                 continue
             period_us = source.period_us
@@ -441,9 +488,39 @@ class Sampler:
         else:
             self._due_us = max(self._due_us, now_us + MIN_SPACING_US)
 
-    def _read(self, source: _Source, now_us: int) -> None:
+    def _seek(self, edge: Edge) -> None:
+        """Read counters that are refreshed now and then until each has moved; no longer than others can wait."""
+        moves_left = {
+            device.key: SEEK_MOVES[edge]
+            for source in self._sources
+            if not source.stuck_in and source.listeners
+            for device in source.slow
+            if device.key in source.shown_uj
+        }
+        end_us = self._clock_us() + SEEK_LIMIT_US[edge]
+        for _ in range(SEEK_LIMIT_US[edge] // SEEK_STEP_US):
+            sources = [source for source in self._sources if any(moves_left.get(d.key) for d in source.slow)]
+            step_us = max(SEEK_STEP_US, *(round(SEEK_SHARE * s.took_s * MICROSECONDS_PER_S) for s in sources), 0)
+            with self._condition:
+                if not sources or self._clock_us() + step_us > end_us:
+                    return
+                is_wanted_elsewhere = self._requests or self._is_stopping or self._next_new() is not None
+                if edge == "start" and is_wanted_elsewhere:
+                    return
+                self._condition.wait(step_us / MICROSECONDS_PER_S)
+            if self._clock_us() >= self._due_us:
+                self._tick(read_all=False)
+            for source in sources:
+                before_uj = dict(source.shown_uj)
+                self._read(source, self._clock_us(), tuple(d for d in source.slow if moves_left.get(d.key)))
+                for key, shown_uj in source.shown_uj.items():
+                    if moves_left.get(key) and shown_uj != before_uj[key]:
+                        moves_left[key] -= 1
+
+    def _read(self, source: _Source, now_us: int, some: Sequence[Device] | None = None) -> None:
+        """Read a sensor in its turn, or some of its devices out of turn."""
         assert source.inventory is not None
-        devices = source.inventory.devices
+        devices = source.inventory.devices if some is None else some
         started_s = time.perf_counter()
         try:
             readings = self._call(source, source.sensor.read, devices)
@@ -455,8 +532,12 @@ class Sampler:
                 logger.exception("%s: reading failed; its readings are missing from now on", source.sensor.name)
             source.has_failed = True
             readings = [Reading(now_us) for _ in devices]
-        took_s = time.perf_counter() - started_s
-        source.last_us = now_us
+        took_s = source.took_s = time.perf_counter() - started_s
+        if some is None:
+            source.last_us = now_us
+        if source.slow:
+            pairs = zip(devices, readings, strict=True)
+            source.shown_uj |= {device.key: r.counter_uj for device, r in pairs if r.counter_uj is not None}
         self._reads += 1
         self._latency_sum_s += took_s
         self._latency_max_s = max(self._latency_max_s, took_s)
@@ -490,3 +571,8 @@ class Sampler:
         self._look_due_us = min(
             (source.look_due_us for source in self._sources if source.watcher is not None), default=self._look_due_us
         )
+
+
+def _is_refreshed_now_and_then(device: Device) -> bool:
+    is_board = device.has_counter and device.has_power
+    return is_board and (device.counter_period_us or 0) >= SEEK_LEAST_PERIOD_US

@@ -15,9 +15,10 @@ import numpy as np
 from tracker.energy import SLOT_US, EdgeEnergy, Findings, Rules, Stream, rules_of, slot_edges
 from tracker.records import Device, Method, Samples, Slot, Span
 from tracker.session.account import DeviceAccount
+from tracker.session.edges import End, end_of, start_of
 from tracker.session.inbox import OpenSpan
 from tracker.store.codec import hot_rows, samples_of_hot
-from tracker.units import MICROSECONDS_PER_S, MILLIWATTS_PER_W, NANOJOULES_PER_J, joules_of_twice_nj
+from tracker.units import MICROSECONDS_PER_S, NANOJOULES_PER_J, joules_of_twice_nj
 
 if TYPE_CHECKING:
     from tracker.records import IntColumn
@@ -63,6 +64,7 @@ class DeviceLedger:
         self._rules = rules_of(device, gap_us)
         self._stream = Stream(self._rules)
         self._oldest_us: int | None = None
+        self._start_us = 0
         self._first_power_mw: int | None = None
         self._last_power_mw: int | None = None
         self._last_power_us = 0
@@ -72,6 +74,8 @@ class DeviceLedger:
         self._covered_us = array("q")
         self._max_power_mw = array("q")  # -1: unknown
         self._changes: dict[int, Slot] = {}
+        self._start = End()
+        self._end = End()
 
     def copy(self) -> DeviceLedger:
         """One that can be taken further without touching this one."""
@@ -98,6 +102,10 @@ class DeviceLedger:
         """Take new readings and settle what can be settled, cut at the slots and at instants that increase."""
         if self._oldest_us is None:
             self._oldest_us = int(samples.t_us[0])
+            if self._rules.has_counter:
+                self._start = start_of(samples, instants_us[0], self._period_us, self._rules)
+        if stop_us is not None and self._rules.has_counter and self._end.stretch is None:
+            self._end = end_of(samples, stop_us, self._period_us, self._rules)
         self._note_power(samples.t_us[samples.power_known], samples.power_mw[samples.power_known])
         edges_us = self._edges(int(samples.t_us[-1]), instants_us, unix_offset_us)
         self._keep(self._stream.push(samples, edges_us), instants_us, unix_offset_us, stop_us)
@@ -188,30 +196,48 @@ class DeviceLedger:
     def _noise_j(self) -> float:
         return NOISE_FACTOR * math.sqrt(self._trapezoid_noise_nj2) / NANOJOULES_PER_J
 
+    @property
+    def _period_us(self) -> int:
+        """The counter is refreshed this often: as was seen at the start, else as its kind of board does."""
+        return self._start.period_us or self.device.counter_period_us or 0
+
+    def _stale_us(self, end: End) -> int:
+        """How old what the counter shows at an end of the run can be; half of that is what it is on average."""
+        return 0 if end.stretch is not None else max(0, self._period_us - end.still_us)
+
     def _edge_j(self) -> float:
-        """What the counter may not have shown at the run's two ends: half a period's energy either way at each."""
-        period_us = self.device.counter_period_us or 0
-        edge_mw = (self._first_power_mw or 0) + (self._last_power_mw or 0)
-        return edge_mw / MILLIWATTS_PER_W * period_us / 2 / MICROSECONDS_PER_S
+        """What the counter may not have shown at the run's two ends, half-widths."""
+        powers = ((self._start, self._first_power_mw), (self._end, self._last_power_mw))
+        stale_mw_us = sum((power_mw or 0) * self._stale_us(end) for end, power_mw in powers)
+        known_j = sum(end.stretch.margin_j for end, _ in powers if end.stretch is not None)
+        return stale_mw_us / 2 / NANOJOULES_PER_J + known_j
 
     def _correct_edges(self) -> None:
         """Add what the counter had not shown yet at the run's end, and take off what it had not at its start.
 
-        A counter refreshed every period shows, on average, the energy of half a period ago. At the device's own
-        power that is period / 2 × power: as twice nanojoules period × power, an exact integer.
+        Where that is known (`edges`), it is that. Else a counter refreshed every period shows, on average, the energy
+        of half a period ago. At the device's own power that is period / 2 × power: as twice nanojoules period × power,
+        an exact integer.
         """
-        period_us = self.device.counter_period_us
-        if not period_us or not self.findings.counter_us or not self._start_s:
+        if not self.findings.counter_us or not self._start_s:
             return
-        if self._first_power_mw is None or self._last_power_mw is None:
-            return
-        self._add(self._start_s[-1], period_us * self._last_power_mw, 0, -1)
-        left_nj = period_us * self._first_power_mw
-        for start_s, held_nj in zip(self._start_s, array("q", self._twice_energy_nj), strict=True):
-            taken_nj = min(left_nj, held_nj)  # no slot falls below 0
-            self._add(start_s, -taken_nj, 0, -1)
-            left_nj -= taken_nj
-            if not left_nj:
+        begun_nj = -self._stale_us(self._start) * (self._first_power_mw or 0)
+        if (stretch := self._start.stretch) is not None:
+            is_within = stretch.from_us >= self._start_us
+            begun_nj = stretch.missing_twice_nj if is_within else -stretch.missing_twice_nj
+        ended_nj = self._stale_us(self._end) * (self._last_power_mw or 0)
+        if (stretch := self._end.stretch) is not None:
+            ended_nj = -stretch.missing_twice_nj
+        self._change(list(self._start_s), begun_nj)
+        self._change(list(reversed(self._start_s)), ended_nj)
+
+    def _change(self, slots_s: Sequence[int], change_nj: int) -> None:
+        """Add to the first of these slots, or take off them, the first one first: none falls below 0."""
+        for start_s in slots_s:
+            part_nj = max(change_nj, -self._twice_energy_nj[self._position(start_s)])
+            self._add(start_s, part_nj, 0, -1)
+            change_nj -= part_nj
+            if not change_nj:
                 break
 
     def _edges(self, newest_us: int, instants_us: Sequence[int], unix_offset_us: int) -> IntColumn:
@@ -220,8 +246,10 @@ class DeviceLedger:
         if newest_us <= oldest_us:
             return np.empty(0, np.int64)
         slots_us, _ = slot_edges(oldest_us, newest_us, unix_offset_us)
+        stretches = [end.stretch for end in (self._start, self._end) if end.stretch is not None]
+        bounds_us = [t_us for stretch in stretches for t_us in (stretch.from_us, stretch.until_us)]
         # Not np.union1d: it imports numpy.ma, and nothing may be imported in a thread of ours.
-        return np.array(sorted({*slots_us.tolist(), *instants_us}), dtype=np.int64)
+        return np.array(sorted({*slots_us.tolist(), *instants_us, *bounds_us}), dtype=np.int64)
 
     def _keep(self, energy: EdgeEnergy, instants_us: Sequence[int], unix_offset_us: int, stop_us: int | None) -> None:
         """Put settled intervals into their slots. The first instant is the run's start, its end is among them."""
@@ -230,15 +258,18 @@ class DeviceLedger:
         if not edges_us:
             return
         wanted = set(instants_us)
-        start_us = instants_us[0]
+        start_us = self._start_us = instants_us[0]
         for instant_us in instants_us:
             if instant_us <= edges_us[0]:
                 self.cumulative.setdefault(instant_us, (self.total_twice_nj, self.total_covered_us))
         for position, (from_us, to_us) in enumerate(pairwise(edges_us)):
+            energy_nj = int(energy.twice_energy_nj[position])
+            self._start = self._start.counting(from_us, to_us, energy_nj)
+            self._end = self._end.counting(from_us, to_us, energy_nj)
             if from_us >= start_us and (stop_us is None or to_us <= stop_us):
                 self._add(
                     (from_us + unix_offset_us) // SLOT_US * SLOT_S,
-                    int(energy.twice_energy_nj[position]),
+                    energy_nj,
                     int(energy.covered_us[position]),
                     int(energy.max_power_mw[position]),
                 )

@@ -170,7 +170,7 @@ class Recorder:
         self._state.writer.add(self)
         self._state.writer.call(self._begin, _left_s(deadline_s))
         self._inbox.all_opened.wait(_left_s(deadline_s - FIRST_READING_S))
-        self._state.sampler.read_now(_left_s(deadline_s))
+        self._state.sampler.read_now(_left_s(deadline_s), edge="start")
         start_us = boottime_us()
         self._inbox.start_us = start_us
         self._ledger.begin(start_us)
@@ -231,7 +231,7 @@ class Recorder:
         if self._feed is not None:
             state.fetcher.remove(self._feed)
         try:
-            state.sampler.read_now(LAST_READING_TIMEOUT_S, looks=True)
+            state.sampler.read_now(LAST_READING_TIMEOUT_S, edge="end")
             state.sampler.detach(self)
             self._inbox.close_all_spans(stop_us)
             is_done = state.writer.call(lambda: self._finish(stop_us, status), LAST_COMMIT_TIMEOUT_S)
