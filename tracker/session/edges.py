@@ -21,7 +21,7 @@ LONGEST_PERIOD_US: Final = 250_000
 
 
 class Move(NamedTuple):
-    """A counter has moved between two readings so near to each other that they tell when."""
+    """A counter has moved between two instants less than a period apart."""
 
     from_us: int
     until_us: int
@@ -69,11 +69,13 @@ class End:
         stretch: where that is known; None: it is not.
         still_us: no move was seen from that instant on for so long.
         period_us: the counter was seen to be refreshed this often; None: it was not.
+        power_mw: as read next to that instant; None: it was not.
     """
 
     stretch: Stretch | None = None
     still_us: int = 0
     period_us: int | None = None
+    power_mw: int | None = None
 
     def counting(self, from_us: int, until_us: int, twice_energy_nj: int) -> Self:
         """As Stretch.counting."""
@@ -89,16 +91,23 @@ def start_of(samples: Samples, start_us: int, period_us: int, rules: Rules) -> E
         samples: the first ones of the run, with one before its start.
         period_us: the counter is refreshed this often, as far as is known; 0: at each read.
     """
+    before = int(samples.t_us.searchsorted(start_us, side="right")) - 1
     if period_us:
-        return _by_moves(samples, start_us, period_us, rules)
-    return End(_by_power(samples, start_us, int(samples.t_us.searchsorted(start_us, side="right")) - 1))
+        return replace(_by_moves(samples, start_us, period_us, rules), power_mw=_power_mw(samples, before))
+    return End(_by_power(samples, start_us, before))
 
 
 def end_of(samples: Samples, stop_us: int, period_us: int, rules: Rules) -> End:
     """How a counter stands at a run's end; as start_of, with samples from beyond it."""
+    after = int(samples.t_us.searchsorted(stop_us))
     if period_us:
-        return _by_moves(samples, stop_us, period_us, rules)
-    return End(_by_power(samples, stop_us, int(samples.t_us.searchsorted(stop_us))))
+        return replace(_by_moves(samples, stop_us, period_us, rules), power_mw=_power_mw(samples, after))
+    return End(_by_power(samples, stop_us, after))
+
+
+def _power_mw(samples: Samples, position: int) -> int | None:
+    is_known = 0 <= position < len(samples.t_us) and samples.power_known[position]
+    return int(samples.power_mw[position]) if is_known else None
 
 
 def _by_power(samples: Samples, edge_us: int, position: int) -> Stretch | None:
@@ -119,7 +128,8 @@ def _by_moves(samples: Samples, edge_us: int, period_us: int, rules: Rules) -> E
     """From an edge to the first move after it.
 
     The counter is right at the instants at which it moves, and what it moves by is the energy of the period before.
-    The share of that period that lies after the edge is taken of it.
+    The share of that period that lies after the edge is taken of it; more than that where the first reading came so
+    late that a move before may have been missed.
     """
     first = int(samples.t_us.searchsorted(edge_us - period_us // 2))
     known = samples.counter_known[first:]
@@ -133,17 +143,20 @@ def _by_moves(samples: Samples, edge_us: int, period_us: int, rules: Rules) -> E
             still_until_us = until_us if not moves else still_until_us
             continue
         move = Move(from_us, until_us, until_uj - from_uj)
-        is_sound = 2 * (until_us - from_us) <= period_us and move.moved_uj > 0
+        is_sound = until_us - from_us < period_us and move.moved_uj > 0
         if not is_sound or not _is_possible(move, rules):
             break
         moves.append(move)
         if len(moves) == 2:
             break
-    still_us = still_until_us - edge_us
+    first_us = max(edge_us, readings[0][0]) if readings else edge_us
+    still_us = max(0, still_until_us - first_us)
     if not moves:
         return End(still_us=still_us)
-    seen_us = _period_us(moves, period_us)
-    return End(_stretch(moves[0], edge_us, seen_us or period_us), still_us, seen_us)
+    move, seen_us = _sharpened(moves, period_us)
+    # Longer than believed is what no move was seen in.
+    shown_us = max(seen_us or period_us, move.at_us - readings[0][0])
+    return End(_stretch(move, moves[0].until_us, edge_us, shown_us), still_us, seen_us)
 
 
 def _is_possible(move: Move, rules: Rules) -> bool:
@@ -152,21 +165,25 @@ def _is_possible(move: Move, rules: Rules) -> bool:
     return limit_mw is None or bool(is_possible(moved_uj, length_us, limit_mw, rules).all())
 
 
-def _period_us(moves: list[Move], period_us: int) -> int | None:
-    """The time between two moves; None where there are not two, or they do not tell it from the period believed."""
+def _sharpened(moves: list[Move], period_us: int) -> tuple[Move, int | None]:
+    """The first move as the second one tells of it too, and the period where the two do not fit the one believed."""
+    first = moves[0]
     if len(moves) < 2:
-        return None
-    seen_us = moves[1].at_us - moves[0].at_us
-    doubt_us = sum(move.until_us - move.from_us for move in moves) // 2
-    return seen_us if abs(seen_us - period_us) > doubt_us and seen_us <= LONGEST_PERIOD_US else None
+        return first, None
+    second = moves[1]
+    from_us, until_us = max(first.from_us, second.from_us - period_us), min(first.until_us, second.until_us - period_us)
+    if from_us <= until_us:
+        return Move(from_us, until_us, first.moved_uj), None
+    seen_us = second.at_us - first.at_us
+    return first, seen_us if seen_us <= LONGEST_PERIOD_US else None
 
 
-def _stretch(move: Move, edge_us: int, period_us: int) -> Stretch:
-    after_us = min(move.at_us - edge_us, period_us)
+def _stretch(move: Move, until_us: int, edge_us: int, period_us: int) -> Stretch:
+    after_us = move.at_us - edge_us
     twice_nj = move.moved_uj * TWICE_NANOJOULES_PER_MICROJOULE
     # Of a load that never draws more than twice its mean, a share s of the time has from 2 s - 1 to 2 s of the energy,
-    # and from 0 to 1: at most min(s, 1 - s) more or less than s.
-    share = min(1.0, max(0.0, after_us / period_us))
+    # and from 0 to 1: at most min(s, 1 - s) more or less than s. Nothing is known of what lies beyond the period.
+    share = max(0.0, after_us / period_us)
     doubt = (move.until_us - move.from_us) / 2 / period_us
-    margin_j = joules_of_twice_nj(twice_nj) * (min(share, 1 - share) + doubt)
-    return Stretch(edge_us, move.until_us, twice_nj * after_us // period_us, margin_j)
+    margin_j = joules_of_twice_nj(twice_nj) * (min(share, abs(1 - share)) + doubt)
+    return Stretch(edge_us, until_us, twice_nj * after_us // period_us, margin_j)

@@ -201,16 +201,24 @@ class DeviceLedger:
         """The counter is refreshed this often: as was seen at the start, else as its kind of board does."""
         return self._start.period_us or self.device.counter_period_us or 0
 
-    def _stale_us(self, end: End) -> int:
-        """How old what the counter shows at an end of the run can be; half of that is what it is on average."""
-        return 0 if end.stretch is not None else max(0, self._period_us - end.still_us)
+    def _stale_nj(self, end: End, power_mw: int | None) -> int:
+        """What the counter may not have shown yet at an end of the run; half of it is what it has not on average."""
+        if end.stretch is not None:
+            return 0
+        return max(0, self._period_us - end.still_us) * (end.power_mw or power_mw or 0)
+
+    @property
+    def _stale_start_nj(self) -> int:
+        return self._stale_nj(self._start, self._first_power_mw)
+
+    @property
+    def _stale_end_nj(self) -> int:
+        return self._stale_nj(self._end, self._last_power_mw)
 
     def _edge_j(self) -> float:
         """What the counter may not have shown at the run's two ends, half-widths."""
-        powers = ((self._start, self._first_power_mw), (self._end, self._last_power_mw))
-        stale_mw_us = sum((power_mw or 0) * self._stale_us(end) for end, power_mw in powers)
-        known_j = sum(end.stretch.margin_j for end, _ in powers if end.stretch is not None)
-        return stale_mw_us / 2 / NANOJOULES_PER_J + known_j
+        known_j = sum(end.stretch.margin_j for end in (self._start, self._end) if end.stretch is not None)
+        return (self._stale_start_nj + self._stale_end_nj) / 2 / NANOJOULES_PER_J + known_j
 
     def _correct_edges(self) -> None:
         """Add what the counter had not shown yet at the run's end, and take off what it had not at its start.
@@ -221,11 +229,11 @@ class DeviceLedger:
         """
         if not self.findings.counter_us or not self._start_s:
             return
-        begun_nj = -self._stale_us(self._start) * (self._first_power_mw or 0)
+        begun_nj = -self._stale_start_nj
         if (stretch := self._start.stretch) is not None:
             is_within = stretch.from_us >= self._start_us
             begun_nj = stretch.missing_twice_nj if is_within else -stretch.missing_twice_nj
-        ended_nj = self._stale_us(self._end) * (self._last_power_mw or 0)
+        ended_nj = self._stale_end_nj
         if (stretch := self._end.stretch) is not None:
             ended_nj = -stretch.missing_twice_nj
         self._change(list(self._start_s), begun_nj)
