@@ -213,3 +213,14 @@ def test_what_a_counter_had_not_shown_at_the_start_is_of_the_power_at_the_start(
 
     assert energy_j(account) == 7_000
     assert account.edge_j == 0.05 * 1400
+
+
+def test_a_counter_believed_to_be_slow_that_moves_at_each_read_is_taken_as_one_that_does():
+    """A busy machine may hide it when the board is opened: half a period of either power would be 30 J."""
+    load, stop_us = Board(0, 0, low_w=50, high_w=650), START_US + 11 * S
+    readings = [load.reading(START_US + t) for t in (-300, 30_000, 55_000, 3 * S, 6 * S, 9 * S, 11 * S + 40_000)]
+
+    account = account_of(board(0, believed_us=100_000), readings, stop_us)
+
+    assert energy_j(account) == pytest.approx(load.used_j(stop_us), abs=MARGIN_J)
+    assert account.edge_j == 0

@@ -304,11 +304,23 @@ def test_a_board_is_probed_once_in_a_sensor_s_life(standin_nvml: StandinNvml) ->
     assert again == first
 
 
+def test_calls_of_some_ms_do_not_hide_that_the_counter_moves_at_each_read(standin_nvml: StandinNvml) -> None:
+    standin_nvml.plug(Gpu(), Gpu(counter_period_us=100_000, name="other"))
+
+    def slow_clock_us() -> int:
+        standin_nvml.pause_s(0.006)
+        return standin_nvml.clock_us()
+
+    inventory = NvmlSensor(clock_us=slow_clock_us, pause_s=standin_nvml.pause_s, gpus="all").open()
+
+    assert [device.counter_period_us for device in inventory.devices] == [0, 100_000]
+
+
 def test_slow_calls_end_the_probe(standin_nvml: StandinNvml) -> None:
     standin_nvml.plug(*[Gpu()] * 8)
 
     def slow_clock_us() -> int:
-        standin_nvml.pause_s(0.01)
+        standin_nvml.pause_s(0.03)
         return standin_nvml.clock_us()
 
     sensor = NvmlSensor(clock_us=slow_clock_us, pause_s=standin_nvml.pause_s)

@@ -30,8 +30,8 @@ _REPLACED: Final = "\N{REPLACEMENT CHARACTER}"  # in a UUID that is no text
 _TRIES: Final = 3
 _PROBE_STEPS: Final = 4
 _PROBE_STEP_S: Final = 0.001
-_PROBE_MOVES: Final = 2
-_PROBE_LONGEST_STEP_US: Final = 5_000
+_PROBE_MOVES: Final = 2  # one after the other
+_PROBE_STEPS_A_PERIOD: Final = 4
 _PROBE_LIMIT_US: Final = 200_000
 _NO_BINDING: Final = Absence("the Python package nvidia-ml-py is missing", "pip install nvidia-ml-py")
 
@@ -393,19 +393,22 @@ class NvmlSensor:
     def _moves_in_each_step(self, meter: Meter) -> bool:
         """Whether the counter moves within a few ms, time and again.
 
-        One that is refreshed each 20 or 100 ms does so once, by chance. Any board in operation uses several mJ in a
-        step of 1 ms. A step that the machine has drawn out says nothing; where all are (slow calls), the class's
-        period stands.
+        One that is refreshed each 20 or 100 ms does so once, by chance, but not in two steps in a row that are shorter
+        than a quarter of that. Any board in operation uses several mJ in a step of 1 ms. A step that the machine has
+        drawn out beyond that says nothing; where all are (very slow calls), the class's period stands.
         """
+        longest_us = meter.sensor_class.period_us // _PROBE_STEPS_A_PERIOD
         limit_us = self._clock_us() + _PROBE_LIMIT_US
         moves = looked = 0
         before_uj, before_us = meter.read()[2], self._clock_us()
         while looked < _PROBE_STEPS and moves < _PROBE_MOVES and before_us < limit_us:
             self._pause_s(_PROBE_STEP_S)
             counter_uj, now_us = meter.read()[2], self._clock_us()
-            if now_us - before_us <= _PROBE_LONGEST_STEP_US and counter_uj is not None and before_uj is not None:
+            if now_us - before_us <= longest_us and counter_uj is not None and before_uj is not None:
                 looked += 1
-                moves += counter_uj > before_uj
+                moves = moves + 1 if counter_uj > before_uj else 0
+            else:
+                moves = 0
             before_uj, before_us = counter_uj, now_us
         return moves >= _PROBE_MOVES
 

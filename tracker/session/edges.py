@@ -68,7 +68,7 @@ class End:
     Attributes:
         stretch: where that is known; None: it is not.
         still_us: no move was seen from that instant on for so long.
-        period_us: the counter was seen to be refreshed this often; None: it was not.
+        period_us: the counter was seen to be refreshed this often, 0: at each read; None: it was not.
         power_mw: as read next to that instant; None: it was not.
     """
 
@@ -92,9 +92,10 @@ def start_of(samples: Samples, start_us: int, period_us: int, rules: Rules) -> E
         period_us: the counter is refreshed this often, as far as is known; 0: at each read.
     """
     before = int(samples.t_us.searchsorted(start_us, side="right")) - 1
-    if period_us:
-        return replace(_by_moves(samples, start_us, period_us, rules), power_mw=_power_mw(samples, before))
-    return End(_by_power(samples, start_us, before))
+    end = _by_moves(samples, start_us, period_us, rules) if period_us else End(period_us=0)
+    if end.period_us == 0:
+        return replace(end, stretch=_by_power(samples, start_us, before))
+    return replace(end, power_mw=_power_mw(samples, before))
 
 
 def end_of(samples: Samples, stop_us: int, period_us: int, rules: Rules) -> End:
@@ -153,6 +154,8 @@ def _by_moves(samples: Samples, edge_us: int, period_us: int, rules: Rules) -> E
     still_us = max(0, still_until_us - first_us)
     if not moves:
         return End(still_us=still_us)
+    if _move_at_each_read(moves, period_us):
+        return End(period_us=0)
     move, seen_us = _sharpened(moves, period_us)
     # Longer than believed is what no move was seen in.
     shown_us = max(seen_us or period_us, move.at_us - readings[0][0])
@@ -163,6 +166,14 @@ def _is_possible(move: Move, rules: Rules) -> bool:
     limit_mw = rules.max_power_mw
     moved_uj, length_us = np.array([move.moved_uj]), np.array([move.until_us - move.from_us])
     return limit_mw is None or bool(is_possible(moved_uj, length_us, limit_mw, rules).all())
+
+
+def _move_at_each_read(moves: list[Move], period_us: int) -> bool:
+    """Whether a counter has moved twice in a row within the period that is believed, with no reading between."""
+    if len(moves) < 2:
+        return False
+    first, second = moves
+    return first.until_us == second.from_us and second.until_us - first.from_us <= period_us
 
 
 def _sharpened(moves: list[Move], period_us: int) -> tuple[Move, int | None]:

@@ -199,7 +199,8 @@ class DeviceLedger:
     @property
     def _period_us(self) -> int:
         """The counter is refreshed this often: as was seen at the start, else as its kind of board does."""
-        return self._start.period_us or self.device.counter_period_us or 0
+        seen_us = self._start.period_us
+        return (self.device.counter_period_us or 0) if seen_us is None else seen_us
 
     def _stale_nj(self, end: End, power_mw: int | None) -> int:
         """What the counter may not have shown yet at an end of the run; half of it is what it has not on average."""
