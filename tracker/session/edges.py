@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 NEAR_US: Final = 50_000
 # Periods of 10 to 100 ms are known. Over this a counter has not been refreshed late, it has stood still.
 LONGEST_PERIOD_US: Final = 250_000
+SOUGHT_US: Final = 4 * LONGEST_PERIOD_US
 
 
 class Move(NamedTuple):
@@ -101,9 +102,10 @@ def start_of(samples: Samples, start_us: int, period_us: int, rules: Rules) -> E
 def end_of(samples: Samples, stop_us: int, period_us: int, rules: Rules) -> End:
     """How a counter stands at a run's end; as start_of, with samples from beyond it."""
     after = int(samples.t_us.searchsorted(stop_us))
-    if period_us:
-        return replace(_by_moves(samples, stop_us, period_us, rules), power_mw=_power_mw(samples, after))
-    return End(_by_power(samples, stop_us, after))
+    end = _by_moves(samples, stop_us, period_us, rules) if period_us else End(period_us=0)
+    if end.period_us == 0:
+        return replace(end, stretch=_by_power(samples, stop_us, after))
+    return replace(end, power_mw=_power_mw(samples, after))
 
 
 def _power_mw(samples: Samples, position: int) -> int | None:
@@ -132,9 +134,10 @@ def _by_moves(samples: Samples, edge_us: int, period_us: int, rules: Rules) -> E
     The share of that period that lies after the edge is taken of it; more than that where the first reading came so
     late that a move before may have been missed.
     """
-    first = int(samples.t_us.searchsorted(edge_us - period_us // 2))
-    known = samples.counter_known[first:]
-    readings = list(zip(samples.t_us[first:][known].tolist(), samples.counter_uj[first:][known].tolist(), strict=True))
+    first, last = samples.t_us.searchsorted((edge_us - period_us // 2, edge_us + SOUGHT_US))
+    known = samples.counter_known[first:last]
+    t_us, counter_uj = samples.t_us[first:last][known].tolist(), samples.counter_uj[first:last][known].tolist()
+    readings = list(zip(t_us, counter_uj, strict=True))
     moves: list[Move] = []
     still_until_us = edge_us
     for (from_us, from_uj), (until_us, until_uj) in pairwise(readings):

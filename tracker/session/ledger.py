@@ -100,11 +100,12 @@ class DeviceLedger:
         self, samples: Samples, instants_us: Sequence[int], unix_offset_us: int, stop_us: int | None = None
     ) -> None:
         """Take new readings and settle what can be settled, cut at the slots and at instants that increase."""
+        has_both = self._rules.has_counter and self._rules.has_power
         if self._oldest_us is None:
             self._oldest_us = int(samples.t_us[0])
-            if self._rules.has_counter:
+            if has_both:
                 self._start = start_of(samples, instants_us[0], self._period_us, self._rules)
-        if stop_us is not None and self._rules.has_counter and self._end.stretch is None:
+        if stop_us is not None and has_both and self._end.stretch is None:
             self._end = end_of(samples, stop_us, self._period_us, self._rules)
         self._note_power(samples.t_us[samples.power_known], samples.power_mw[samples.power_known])
         edges_us = self._edges(int(samples.t_us[-1]), instants_us, unix_offset_us)
@@ -204,7 +205,7 @@ class DeviceLedger:
 
     def _stale_nj(self, end: End, power_mw: int | None) -> int:
         """What the counter may not have shown yet at an end of the run; half of it is what it has not on average."""
-        if end.stretch is not None:
+        if end.stretch is not None or end.period_us == 0:
             return 0
         return max(0, self._period_us - end.still_us) * (end.power_mw or power_mw or 0)
 
