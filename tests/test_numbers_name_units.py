@@ -23,7 +23,7 @@ PURE = {
     *("id", "parent_id", "span_id", "device_index", "slot_value", "index", "decode_chunk.n"),
     *("DatabaseFound.run_files", "logical_cpus", "limit_cpus"),
     *("Total.runs", "Total.parts", "Total.runs_energy_unknown", "Total.runs_emissions_unknown"),
-    *("page.limit", "page.offset", "page_of.limit", "page_of.offset", "Sums.parts"),
+    *("settle.at", "settle.size", "page.limit", "page.offset", "page_of.limit", "page_of.offset", "Sums.parts"),
     *("DeviceFigures.devices", "PhaseFigures.spans", "PhaseFigures.beside", "PhaseFigures.energy_unknown"),
     *("UnitFigures.count", "reprice.batch_runs"),
     *("schema_version", "schema_version_written"),
