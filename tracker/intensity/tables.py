@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Final, cast
@@ -31,16 +31,22 @@ class ZoneRow:
     Attributes:
         parent: code of the country it belongs to, "" for a country and the world.
         aliases: other codes and names for it.
-        value: its intensity; None where no source has one that can be believed.
         doubt: what a user of the value must be told, or why there is none; mostly "".
+        cells: the whole line of the table.
     """
 
     code: str
     name: str
     parent: str
     aliases: tuple[str, ...]
-    value: IntensityValue | None
     doubt: str
+    cells: Mapping[str, str] = field(repr=False, hash=False)
+
+    @property
+    def value(self) -> IntensityValue | None:
+        """Its intensity; None where no source has one that can be believed."""
+        # Made when asked for: a run wants one or two of hundreds, and their making was half of the reading.
+        return _value_of(self.cells) if self.cells["intensity_g_per_kwh"] else None
 
 
 @cache
@@ -86,22 +92,23 @@ def _records(name: str) -> Iterator[dict[str, str]]:
 
 
 def _zone_row(row: Mapping[str, str]) -> ZoneRow:
-    value = None
-    if row["intensity_g_per_kwh"]:
-        value = IntensityValue(
-            zone=row["code"],
-            intensity_g_per_kwh=float(row["intensity_g_per_kwh"]),
-            provider="bundled",
-            dataset=row["dataset"],
-            status="static",
-            basis=cast(Basis, row["basis"]),
-            accounting=row["accounting"],
-            year=int(row["year"]),
-            licence=row["licence"],
-            source=row["source"],
-            raw_value=float(row["raw_value"]),
-            raw_unit=row["raw_unit"],
-            note="; ".join(filter(None, (row["doubt"], row["note"]))),
-        )
     aliases = tuple(row["aliases"].split("|")) if row["aliases"] else ()
-    return ZoneRow(row["code"], row["name"], row["parent"], aliases, value, row["doubt"])
+    return ZoneRow(row["code"], row["name"], row["parent"], aliases, row["doubt"], row)
+
+
+def _value_of(row: Mapping[str, str]) -> IntensityValue:
+    return IntensityValue(
+        zone=row["code"],
+        intensity_g_per_kwh=float(row["intensity_g_per_kwh"]),
+        provider="bundled",
+        dataset=row["dataset"],
+        status="static",
+        basis=cast(Basis, row["basis"]),
+        accounting=row["accounting"],
+        year=int(row["year"]),
+        licence=row["licence"],
+        source=row["source"],
+        raw_value=float(row["raw_value"]),
+        raw_unit=row["raw_unit"],
+        note="; ".join(filter(None, (row["doubt"], row["note"]))),
+    )

@@ -45,6 +45,9 @@ def resolve(text: str, origin: str) -> ZoneChoice:
     """
     if ":" in text:
         return _of_cloud(text, origin)
+    exact = zones().get(text)
+    if exact is not None:  # without making all names comparable
+        return ZoneChoice(exact.code, exact.name, "setting", origin)
     key = _key(text)
     codes = _codes_by_key().get(key, ())
     if len(codes) == 1:
