@@ -31,12 +31,17 @@ def boottime_us() -> int:
     return time.monotonic_ns() // NANOSECONDS_PER_MICROSECOND
 
 
+def unix_us() -> int:
+    """The calendar clock of this machine."""
+    return time.time_ns() // NANOSECONDS_PER_MICROSECOND
+
+
 def clock_pair() -> ClockPair:
     """All clocks at one moment; the sample clock is the mean of two readings around the others."""
     before_us = boottime_us()
     monotonic_us = time.monotonic_ns() // NANOSECONDS_PER_MICROSECOND
-    unix_us = time.time_ns() // NANOSECONDS_PER_MICROSECOND
-    return ClockPair((before_us + boottime_us()) // 2, monotonic_us, unix_us)
+    wall_us = unix_us()
+    return ClockPair((before_us + boottime_us()) // 2, monotonic_us, wall_us)
 
 
 def process_start(pid: int, proc: Path = Path("/proc")) -> int | None:

@@ -260,6 +260,12 @@ def resolve(
     return Settings(**values, origins=origins, problems=tuple(problems))
 
 
+def has_grid(settings: Settings, environ: Mapping[str, str]) -> bool:
+    """Whether anything is configured that tells the grid's intensity over time: a provider, a file, or a token."""
+    has_token = any(name.startswith("TRACKER_") and name.endswith("_TOKEN") and environ[name] for name in environ)
+    return settings.provider is not None or settings.intensity_file is not None or has_token
+
+
 def default_db() -> Path:
     """runs.db in the user's data folder."""
     import platformdirs

@@ -135,7 +135,7 @@ def _print_csv(found: Sequence[Run], names: Sequence[str]) -> None:
 
 def _why_none(wanted: RunFilter, offset: int, place: str | None) -> str:
     from tracker.session import queries
-    from tracker.store.reading import EVERY_RUN
+    from tracker.store.filters import EVERY_RUN
 
     if offset:
         return f"No runs found after the first {offset}: {queries.count(wanted, db=place)} fit."

@@ -19,7 +19,7 @@ from tracker.intensity.filling import LONGEST_HOLE, filled
 from tracker.intensity.providers.manners import Manners
 from tracker.records import IntensityValue, plain, unix_us_of
 from tracker.session.election import PlaceError, RecordLock, private_folder
-from tracker.settings import Settings
+from tracker.settings import Settings, has_grid
 from tracker.store.intensities import Fetch
 from tracker.units import MICROSECONDS_PER_S
 
@@ -168,8 +168,7 @@ def source_of(
         both = [name for name in ("provider", "intensity_file") if getattr(settings, name) is not None]
         said = f"intensity_g_per_kwh is set and holds: {' and '.join(both)} is not used" if both else ""
         return None, said
-    has_token = any(name.startswith("TRACKER_") and name.endswith("_TOKEN") and environ[name] for name in environ)
-    if settings.provider is None and settings.intensity_file is None and not has_token:
+    if not has_grid(settings, environ):
         return None, ""
     try:
         source = make_source(

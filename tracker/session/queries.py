@@ -11,8 +11,8 @@ from tracker.comparison import Comparison, ZoneMean, dated_sources, stretch_of, 
 from tracker.errors import SettingError
 from tracker.records import Run, Runs, RunStatus, Total
 from tracker.session.past import get, readers
-from tracker.store.filters import Order, RunFilter, When, page_of
-from tracker.store.reading import EVERY_RUN, NEWEST_FIRST, RunReader
+from tracker.store.filters import EVERY_RUN, NEWEST_FIRST, Order, RunFilter, When, page_of
+from tracker.store.reading import RunReader
 from tracker.store.totals import Group, Sums, checked_groupings, group_of
 
 DEFAULT_LIMIT: Final = 20

@@ -35,7 +35,6 @@ from tracker.sensors.protocol import Inventory, Sensor
 from tracker.session import provenance
 from tracker.session.account import DeviceAccount, RunFacts, build_run, gap_us_of
 from tracker.session.election import Seat
-from tracker.session.feed import Feed, source_of
 from tracker.session.inbox import Inbox, Mail
 from tracker.session.launcher import Job
 from tracker.session.ledger import Ledger
@@ -44,13 +43,14 @@ from tracker.session.periods import period_for
 from tracker.session.process import ProcessState
 from tracker.session.target import StoredSource, Target
 from tracker.session.use import GpuUse
-from tracker.settings import Settings
+from tracker.settings import Settings, has_grid
 from tracker.signals import is_raised_by_handler
 from tracker.store.codec import hot_bytes
 from tracker.store.writing import Chunk, RunWriter
 from tracker.units import MICROSECONDS_PER_S
 
 if TYPE_CHECKING:
+    from tracker.session.feed import Feed, Source
     from tracker.session.judge import Judge
 
 logger = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ class Recorder:
         self._ledger = Ledger(gap_us_of(settings.interval_s))
         self._use = GpuUse()
         self._target = Target(settings.db, self._warn)
-        self._source, said = source_of(settings, self._choice)
+        self._source, said = _source_of(settings, self._choice)
         self._feed: Feed | None = None
         self._periods_us: dict[str, int] = {}  # by name of the sensor
         self._inventories: list[Inventory] = []  # of the sensors opened so far
@@ -388,6 +388,8 @@ class Recorder:
     def _want_intensities(self) -> None:
         """Have the source of intensities asked for the run's time, if there is one."""
         if self._source is not None and self._feed is None:
+            from tracker.session.feed import Feed  # which _source_of has imported, in the caller's thread
+
             self._feed = Feed(self._source, self._facts.started_at, self._warn, lambda: self._target.writer)
             if not self._source.is_local:
                 self._state.fetcher.add(self._feed)
@@ -611,6 +613,15 @@ def choice_of(settings: Settings) -> IntensityChoice:
         zone_origin=_named(origin, "zone"),
         offline=settings.offline,
     )
+
+
+def _source_of(settings: Settings, choice: IntensityChoice) -> tuple[Source | None, str]:
+    """As feed.source_of; where nothing is configured, as in most runs, without importing what asks."""
+    if not has_grid(settings, os.environ):
+        return None, ""
+    from tracker.session.feed import source_of
+
+    return source_of(settings, choice)
 
 
 def _named(origin: str, name: str) -> str:

@@ -16,13 +16,13 @@ from tracker.emissions import SlotEnergies
 from tracker.errors import ProviderError, RunNotFoundError, SettingError
 from tracker.intensity.choice import CLOUD, IntensityChoice, choose
 from tracker.intensity.filling import LONGEST_HOLE, filled
+from tracker.machine import unix_us
 from tracker.records import IntensityValue, PricedFigures, Repriced, Repricing, Run
 from tracker.session.account import Priced, Pricer, covered_of, energies_of
 from tracker.session.asking import Asker
 from tracker.session.checks import CHECKS, checked_arguments
 from tracker.session.feed import LOCAL, Source, make_source
 from tracker.session.past import accounts_of, choice_of_past, reader_of
-from tracker.store.filters import unix_us
 from tracker.store.intensities import SharedValues
 from tracker.store.reading import RunReader
 from tracker.store.repricing import NewPricing, Repricer

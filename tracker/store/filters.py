@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -14,7 +13,7 @@ from typing import Any, Final, get_args
 import sqlalchemy as sa
 
 from tracker.errors import SettingError
-from tracker.machine import NANOSECONDS_PER_MICROSECOND
+from tracker.machine import unix_us
 from tracker.records import DeviceKind, Run, RunStatus, unix_us_of
 from tracker.store import tables
 from tracker.store.rows import storable
@@ -26,11 +25,6 @@ Instant = Callable[[], int]
 _AGO: Final = re.compile(r"([0-9]{1,6})\s*([mhdw])")
 _AGO_UNITS_S: Final = {"m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _LATEST_US: Final = 2**63 - 1
-
-
-def unix_us() -> int:
-    """The calendar clock of this machine."""
-    return time.time_ns() // NANOSECONDS_PER_MICROSECOND
 
 
 def instant_us(when: When, what: str = "a time", now_unix_us: Instant = unix_us) -> int:
@@ -310,3 +304,7 @@ def page_of(
     merged = order.sorted([*fetched, *extras])
     at = offset - first
     return merged[at : None if limit is None else at + limit]
+
+
+EVERY_RUN: Final = RunFilter()
+NEWEST_FIRST: Final = Order()

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
 from tracker.errors import RunNotFoundError, SchemaTooNewError, SettingError, StoreError
-from tracker.machine import process_start, this_segment
+from tracker.machine import process_start, this_segment, unix_us
 from tracker.records import (
     Basis,
     ClockPair,
@@ -39,18 +39,17 @@ from tracker.records import (
 from tracker.store import rows as mapping
 from tracker.store import tables
 from tracker.store.codec import decode_chunk, hot_rows, joined, last_reading, samples_of_hot, since
-from tracker.store.filters import Order, RunFilter, conditions, page_of, unix_us
 from tracker.store.liveness import SILENCE_LIMIT_US, is_alive
 from tracker.store.opening import Database, open_for_reading, store_errors
 from tracker.store.statements import id_parts
-from tracker.store.totals import Group, Grouping, Sums, group_of, left_out_of, summed
 from tracker.units import MICROSECONDS_PER_S
+
+if TYPE_CHECKING:
+    from tracker.store.filters import Order, RunFilter
+    from tracker.store.totals import Group, Grouping, Sums
 
 _NEAR_AMONG: Final = 1_000
 _LISTED: Final = 5
-
-EVERY_RUN: Final = RunFilter()
-NEWEST_FIRST: Final = Order()
 
 _SELECT_RUNS: Final = sa.select(
     tables.runs,
@@ -126,8 +125,8 @@ class RunReader:
 
     def runs(
         self,
-        wanted: RunFilter = EVERY_RUN,
-        order: Order = NEWEST_FIRST,
+        wanted: RunFilter | None = None,
+        order: Order | None = None,
         *,
         limit: int | None = None,
         offset: int = 0,
@@ -136,6 +135,8 @@ class RunReader:
         """The runs that fit all that is wanted.
 
         Args:
+            wanted: None: every run.
+            order: None: newest first.
             limit: at most so many; None: all.
             offset: leave out so many of the first.
             without: ids of runs that are left out, few.
@@ -144,6 +145,10 @@ class RunReader:
             SettingError: a wrong number.
             StoreError: the database cannot be read.
         """
+        # Within, here and below: a process that tracks reads single runs of its own, and would pay for it at its start.
+        from tracker.store.filters import EVERY_RUN, NEWEST_FIRST, page_of
+
+        wanted, order = wanted or EVERY_RUN, order or NEWEST_FIRST
         if offset < 0 or (limit is not None and limit < 0):
             raise SettingError("limit and offset must be 0 or more")
         if self._opened().version is None:
@@ -165,8 +170,11 @@ class RunReader:
 
             return page_of(fetch, unfinished, order, limit, offset)
 
-    def count(self, wanted: RunFilter = EVERY_RUN, *, without: Collection[str] = ()) -> int:
-        """How many runs fit."""
+    def count(self, wanted: RunFilter | None = None, *, without: Collection[str] = ()) -> int:
+        """How many runs fit; None: of all."""
+        from tracker.store.filters import EVERY_RUN
+
+        wanted = wanted or EVERY_RUN
         if self._opened().version is None:
             return 0
         with self._snapshot() as connection:
@@ -193,6 +201,8 @@ class RunReader:
 
         Not those of the parts of a run that fits, or of one in without.
         """
+        from tracker.store.totals import group_of, left_out_of, summed
+
         if self._opened().version is None:
             return
         with self._snapshot() as connection:
@@ -220,6 +230,8 @@ class RunReader:
         with_bounds: bool = True,
     ) -> list[sa.ColumnElement[bool]]:
         """The conditions of a filter on the columns of runs, or of an alias of it."""
+        from tracker.store.filters import conditions
+
         live_ids = lambda: self._live_ids(connection)  # noqa: E731
         fits = list(conditions(wanted, c, live_ids, self._now_unix_us, with_bounds=with_bounds))
         if without:

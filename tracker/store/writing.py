@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 
@@ -32,10 +32,12 @@ from tracker.records import (
 )
 from tracker.store import rows, tables
 from tracker.store.codec import HOT_COLUMNS, hot_bytes
-from tracker.store.intensities import Fetch, add_values, known_values, last_fetch, note_fetch
 from tracker.store.opening import BEGIN, Database, checkpoint, driver_connection, store_errors
 from tracker.store.overlaps import overlapping_runs, unfinished_runs
 from tracker.store.statements import PerSecond, statements_of
+
+if TYPE_CHECKING:
+    from tracker.store.intensities import Fetch
 
 # Connections inherited over a fork: SQLite forbids even to close them in the child, which their end would do.
 _inherited: Final[list[sa.Connection]] = []
@@ -328,6 +330,8 @@ class RunWriter:
         self, provider: str, zone: str, start: datetime, end: datetime
     ) -> tuple[list[IntensityValue], Fetch | None]:
         """What anybody has learnt from a source about [start, end), and when it was last asked."""
+        from tracker.store.intensities import known_values, last_fetch  # loaded by whoever has a source to ask
+
         with self._transaction() as connection:
             return known_values(connection, provider, zone, start, end), last_fetch(connection, provider, zone)
 
@@ -335,6 +339,8 @@ class RunWriter:
         self, provider: str, zone: str, values: Sequence[IntensityValue], fetch: Fetch
     ) -> list[IntensityValue]:
         """Keep what a source has answered; returns the values as they stand in the database."""
+        from tracker.store.intensities import add_values, note_fetch
+
         with self._transaction() as connection:
             note_fetch(connection, provider, zone, fetch)
             return add_values(connection, values)
