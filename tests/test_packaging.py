@@ -27,3 +27,15 @@ def test_every_package_folder_is_shipped():
     migrations = {f"tracker.{dotted(module.parent)}" for module in ROOT.glob("migrations/**/*.py")}
 
     assert set(lines(setup_cfg()["options"]["packages"])) == own | migrations
+
+
+def test_every_file_beside_the_code_is_shipped():
+    patterns = {
+        ROOT.joinpath(*package.split("."), pattern)
+        for package, value in setup_cfg()["options.package_data"].items()
+        for pattern in value.split()
+    }
+
+    beside = {path for path in ROOT.glob("tracker/**/*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+
+    assert {path for path in beside if not any(path.match(str(pattern)) for pattern in patterns)} == set()

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 import stored_runs
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 from stored_runs import ROOT, a_full_run, as_stranger, python, store_run
 
 from tracker.errors import NotADatabaseError, SchemaTooNewError, StoreError
 from tracker.store import opening
 from tracker.store.opening import Schema, open_for_reading, open_for_writing, upgrade
 from tracker.store.reading import RunReader
-from tracker.store.tables import SCHEMA_VERSION
+from tracker.store.tables import SCHEMA_VERSION, metadata
 
 PRESENT = (SCHEMA_VERSION, f"{SCHEMA_VERSION:04d}")  # version in PRAGMA user_version, Alembic's revision
 NEXT = (SCHEMA_VERSION + 1, f"{SCHEMA_VERSION + 1:04d}")
@@ -105,6 +105,17 @@ def test_a_new_database_equals_one_made_by_all_migrations(db, tmp_path):
 
     assert described(db) == described(migrated)
     assert version_of(db)[1] == version_of(migrated)[1] == f"{SCHEMA_VERSION:04d}"
+
+
+def test_a_new_database_equals_the_tables(db, tmp_path):
+    by_tables = tmp_path / "tables.db"
+    engine = create_engine(f"sqlite:///{by_tables}")
+
+    open_for_writing(db).close()
+    metadata.create_all(engine)
+    engine.dispose()
+
+    assert described(db) == described(by_tables), "scripts/make_schema_sql has not been run"
 
 
 def test_a_new_file_and_the_folders_made_for_it_are_private(tmp_path):

@@ -35,6 +35,7 @@ from tracker.store import tables
 BUSY_TIMEOUT_S: Final = 5.0
 CHECKPOINT_TIMEOUT_S: Final = 1.0  # the longest a reader may hold up other writers through a checkpoint
 WAL_LIMIT_BYTES: Final = 4 * 2**20
+_SCHEMA: Final = Path(__file__).with_name("schema.sql")  # made by scripts/make_schema_sql
 FILE_MODE: Final = 0o600
 FOLDER_MODE: Final = 0o700
 
@@ -330,13 +331,22 @@ def _bring_up(engine: sa.Engine, label: str, schema: Schema) -> None:
             version = version_of_file(raw, label)
             refuse_newer(version, schema, label)
             if version is None:
-                tables.metadata.create_all(connection, checkfirst=False)
-                connection.execute(tables.alembic_version.insert(), {"version_num": schema.revision})
+                _create(raw)
+                raw.execute("INSERT INTO alembic_version (version_num) VALUES (?)", (schema.revision,))
             elif version < schema.version:
                 _run_migrations(connection, schema)
             connection.exec_driver_sql(f"PRAGMA user_version={schema.version:d}")
         raw.execute("PRAGMA synchronous=FULL")
         _switch_to_wal(raw)
+
+
+def _create(raw: sqlite3.Connection) -> None:
+    """Make the tables and views of an empty file, within a transaction.
+
+    By ready statements: having SQLAlchemy word them from its tables took an eighth of a first run's start.
+    """
+    for statement in _SCHEMA.read_text(encoding="utf-8").split(";\n"):
+        raw.execute(statement)
 
 
 def _switch_to_wal(raw: sqlite3.Connection) -> None:
