@@ -23,11 +23,14 @@ _INSTANT: Final = 186
 _SCOPE_GPU: Final = 0
 _SCOPE_MODULE: Final = 1
 SUCCESS: Final = 0
-# nvmlFieldValue_t: field, scope, timestamp, latency, valueType, nvmlReturn, value. Taken from the array at one go: an
-# attribute of a ctypes structure costs as much (measured: ten of them per GPU were half of a reading).
-_FIELD_LAYOUT: Final = "IIqqIIQ"
-_FIELD_NUMBERS: Final = len(_FIELD_LAYOUT)
-_VALUE_TYPE: Final = 4
+# nvmlFieldValue_t: field, scope, timestamp and latency, which are passed over, then valueType, nvmlReturn and value.
+# Taken from the array at one go: an attribute of a ctypes structure costs as much (measured: ten of them per GPU were
+# half of a reading).
+_FIELD_LAYOUT: Final = "24xIIQ"
+_FIELD_NUMBERS: Final = 3
+_USUAL_FIELDS: Final = (_INSTANT, _AVERAGE, _ENERGY)
+_UINT, _ULONG_LONG = 1, 3
+_UINT_MASK: Final = 0xFFFF_FFFF
 _VALUE_CODES: Final = "dIQQqiH"  # by nvmlValueType_t, as struct reads the union's first bytes
 
 # Boards do exceed their limit for milliseconds. Over twice of it a reading is a fault (g-helper PR 5819: 593 W where
@@ -92,6 +95,9 @@ class Nvml(Protocol):
     def nvmlDeviceGetHandleByIndex(self, index: int, /) -> Any: ...
 
 
+MeterReading = tuple[int | None, int | None, int | None]  # power and its average in mW, counter in µJ
+
+
 class Meter:
     """Reads one GPU with as few calls as its driver allows: one, where it has the field-values API.
 
@@ -110,6 +116,7 @@ class Meter:
         self._field_arguments: tuple[Any, ...] = ()
         self._layout = struct.Struct("")
         self._values: tuple[int, ...] = ()  # of all fields, as last read
+        self._is_usual = False  # it has all three fields, and they are all that is asked for
         self._positions: dict[int, int] = {}  # by id of the field: where its numbers begin there
         c2c = self.ask("nvmlDeviceGetC2cModeInfoV")
         self.is_superchip = bool(getattr(c2c, "isC2cEnabled", 0))
@@ -121,6 +128,7 @@ class Meter:
         self._calls_energy = _ENERGY not in self._positions and self._is_supported(
             "nvmlDeviceGetTotalEnergyConsumption"
         )
+        self._is_usual = tuple(self._positions) == _USUAL_FIELDS
         self.has_power = has_power_field or self._calls_usage
         self.has_counter = _ENERGY in self._positions or self._calls_energy
 
@@ -153,14 +161,23 @@ class Meter:
         if self._field_arguments:
             self._field_arguments = (handle, *self._field_arguments[1:])
 
-    def read(self) -> tuple[int | None, int | None, int | None]:
+    def read(self) -> MeterReading:
         """Power and its average in mW, and the counter in µJ; failure says why where all are None."""
         power_mw = average_mw = counter_mj = None
         self.failure = SUCCESS
         if self._call_fields is not None:
             code = self._call_fields(*self._field_arguments)
             if code == SUCCESS:
-                self._values = self._layout.unpack_from(self._field_arguments[-1])
+                values = self._values = self._layout.unpack_from(self._field_arguments[-1])
+                if self._is_usual:
+                    a_type, a_code, power, b_type, b_code, average, c_type, c_code, energy = values
+                    is_well = not (a_code or b_code or c_code)
+                    if is_well and a_type == b_type == _UINT and c_type == _ULONG_LONG and energy <= _MAX_COUNTER_MJ:
+                        # Nearly every reading there is. The rest below does the same for all others.
+                        power, average = power & _UINT_MASK, average & _UINT_MASK
+                        if power and average and (self.limit_mw or max(power, average) <= _NO_BOARD_DRAWS_MW):
+                            self.shows_no_power = False
+                            return power, average, energy * MICROJOULES_PER_MILLIJOULE
                 power_mw = self._field(_INSTANT)
                 average_mw = self._field(_AVERAGE)
                 counter_mj = self._field(_ENERGY)
@@ -227,7 +244,7 @@ class Meter:
         position = self._positions.get(field_id)
         if position is None:
             return None
-        value_type, code, bits = self._values[position + _VALUE_TYPE : position + _FIELD_NUMBERS]
+        value_type, code, bits = self._values[position : position + _FIELD_NUMBERS]
         if code != SUCCESS:
             self.failure = code
             return None
@@ -261,9 +278,9 @@ class Meter:
 
 def _number_of(value_type: int, bits: int) -> int | None:
     """The number in a field's union, None where it is none that a meter gives."""
-    if value_type == 1:
-        return bits & 0xFFFF_FFFF
-    if value_type in (2, 3):
+    if value_type == _UINT:
+        return bits & _UINT_MASK
+    if value_type in (2, _ULONG_LONG):
         return bits
     if value_type >= len(_VALUE_CODES):
         return None

@@ -16,7 +16,7 @@ from tracker.machine import boottime_us
 from tracker.records import Device, NotMeasured, Reading
 from tracker.sensors import mig
 from tracker.sensors.cuda import shown_uuids
-from tracker.sensors.meter import AVERAGE_WINDOW_US, SUCCESS, Meter, Nvml, answer_of, code_of, text_of
+from tracker.sensors.meter import AVERAGE_WINDOW_US, SUCCESS, Meter, MeterReading, Nvml, answer_of, code_of, text_of
 from tracker.sensors.nvml_errors import NOT_SUPPORTED, UNINITIALIZED, Absence, absence_of, reason_of, rule_of
 from tracker.sensors.processes import Ask, GpuUsers, ProcessTree
 from tracker.sensors.protocol import GivenUpError, Inventory
@@ -133,22 +133,28 @@ class NvmlSensor:
             self._troubles.tell(self._missed, "answers again")
             self._missed = None
         readings = []
-        turn = self._turn
+        turn, troubles = self._turn, self._troubles
+        is_quiet = troubles.is_quiet and not self._initialising.due_us
         for device in devices:
             meter = self._meters.get(device.key)
-            is_waiting = meter is None or self._troubles.is_waiting(device.key, before_us)
+            is_waiting = meter is None or (not is_quiet and troubles.is_waiting(device.key, before_us))
             if meter is None or is_waiting or not self._go_to(turn, device):
                 readings.append(Reading(before_us))
                 continue
-            power_mw, average_mw, counter_uj = self._read(turn, device, meter)
-            if power_mw is None and counter_uj is None and self._mend(turn, devices, device, meter, before_us):
-                power_mw, average_mw, counter_uj = self._read(turn, device, meter)
-            if power_mw is not None or counter_uj is not None:
-                if self._initialising.due_us:
-                    self._initialising = BackOff()
-                self._troubles.answered(device, meter.failure, has_counter=counter_uj is not None)
-            if meter.shows_no_power:
-                self._troubles.shows_no_power(device)
+            reading = meter.read()
+            if self._turn is not turn:
+                self._check(turn)
+            power_mw, average_mw, counter_uj = reading
+            if not is_quiet or power_mw is None or counter_uj is None:
+                if power_mw is None and counter_uj is None:
+                    reading = self._read_again(turn, devices, device, meter, reading, before_us)
+                    power_mw, average_mw, counter_uj = reading
+                if power_mw is not None or counter_uj is not None:
+                    if self._initialising.due_us:
+                        self._initialising = BackOff()
+                    troubles.answered(device, meter.failure, has_counter=counter_uj is not None)
+                if meter.shows_no_power:
+                    troubles.shows_no_power(device)
             after_us = clock_us()
             readings.append(Reading((before_us + after_us) // 2, power_mw, counter_uj, average_mw))
             before_us = after_us
@@ -198,7 +204,8 @@ class NvmlSensor:
             GivenUpError: as in _check.
         """
         with self._lock:
-            self._check(turn)
+            if self._turn is not turn:
+                self._check(turn)
             turn.at = device
             return device is None or self._left_out is None or self._left_out.key != device.key
 
@@ -213,15 +220,26 @@ class NvmlSensor:
                 self._left_out = None
                 raise GivenUpError
 
-    def _read(self, turn: _Turn, device: Device, meter: Meter) -> tuple[int | None, int | None, int | None]:
-        """As Meter.read; asked for again at once where it fails for the first time, in a way that may pass."""
-        for _ in range(_TRIES):
+    def _read_again(
+        self, turn: _Turn, devices: Sequence[Device], device: Device, meter: Meter, reading: MeterReading, now_us: int
+    ) -> MeterReading:
+        """What a GPU gives after all whose reading has just given nothing, if anything helps."""
+        reading = self._insist(turn, device, meter, reading)
+        if reading[0] is None and reading[2] is None and self._mend(turn, devices, device, meter, now_us):
             reading = meter.read()
             self._check(turn)
+            reading = self._insist(turn, device, meter, reading)
+        return reading
+
+    def _insist(self, turn: _Turn, device: Device, meter: Meter, reading: MeterReading) -> MeterReading:
+        """A reading, asked for again at once where it fails for the first time, in a way that may pass."""
+        for _ in range(_TRIES - 1):
             is_nothing = reading[0] is None and reading[2] is None
             may_pass = meter.failure != SUCCESS and rule_of(meter.failure).action == "wait"
             if not is_nothing or not may_pass or self._troubles.has(device.key):
                 break
+            reading = meter.read()
+            self._check(turn)
         return reading
 
     def _mend(self, turn: _Turn, devices: Sequence[Device], device: Device, meter: Meter, now_us: int) -> bool:

@@ -215,28 +215,40 @@ class _Counter:
     """One energy_uj file, kept open: reading it anew by its path costs four times as much (measured)."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path = str(path)
         self._descriptor: int | None = None
+        self._file = (0, 0)  # device and inode of it
         self._last_uj: int | None = None
 
     def read_uj(self) -> int | None:
         """The counter, None where it cannot be read."""
         try:
             if self._descriptor is None:
-                self._descriptor = os.open(self._path, os.O_RDONLY)
-            counter_uj = _number(os.pread(self._descriptor, 32, 0))
+                self._open()
+            counter_uj = self._read()
             if counter_uj == self._last_uj:
                 # A counter moves each ms. If it stands still, perhaps the file was replaced (a tree that is no sysfs
                 # but a copy, or a mount renewed), and the descriptor shows the old one.
-                self.close()
-                self._descriptor = os.open(self._path, os.O_RDONLY)
-                counter_uj = _number(os.pread(self._descriptor, 32, 0))
+                there = os.stat(self._path)
+                if (there.st_dev, there.st_ino) != self._file:
+                    self.close()
+                    self._open()
+                    counter_uj = self._read()
         except OSError as exc:
             logger.debug("%s: %s", self._path, exc)
             self.close()
             return None
         self._last_uj = counter_uj
         return counter_uj
+
+    def _open(self) -> None:
+        self._descriptor = os.open(self._path, os.O_RDONLY)
+        opened = os.fstat(self._descriptor)
+        self._file = opened.st_dev, opened.st_ino
+
+    def _read(self) -> int | None:
+        assert self._descriptor is not None
+        return _number(os.pread(self._descriptor, 32, 0))
 
     def close(self) -> None:
         if self._descriptor is not None:

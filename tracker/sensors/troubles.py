@@ -49,6 +49,11 @@ class Troubles:
         self._lines = 0
         self._news: dict[str, list[Device]] = {}  # of whom, by what
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether every GPU has answered, with all that it has."""
+        return not self._troubles and not self._lacking
+
     def has(self, key: str) -> bool:
         """Whether the GPU did not answer when it was last asked."""
         return key in self._troubles

@@ -88,13 +88,14 @@ class Inbox:
 
     def received(self, sensor: Sensor, devices: Sequence[Device], readings: Sequence[Reading]) -> None:
         """As Listener.received; devices that found did not name are not this run's."""
-        rows = array("q")
+        values: list[int] = []
+        name, indexes = sensor.name, self._index
         for device, reading in zip(devices, readings, strict=True):
-            index = self._index.get((sensor.name, device.key))
+            index = indexes.get((name, device.key))
             if index is not None and (reading.power_mw is not None or reading.counter_uj is not None):
-                append_reading(rows, index, reading)
+                append_reading(values, index, reading)
         with self._lock:
-            self._rows.extend(rows)
+            self._rows.extend(values)
 
     def open_span(self, name: str, parent_id: int | None, attributes: Mapping[str, Any], now_us: int) -> int:
         """A new span that starts now; its id."""

@@ -37,12 +37,18 @@ _MASKED_COLUMNS: Final = 3
 _BYTES_PER_VALUE: Final = 8
 
 
-def append_reading(rows: array[int], device_index: int, reading: Reading) -> None:
-    """Add one reading to the rows of the next commit, an array of type "q"."""
-    rows.append(device_index)
-    rows.append(reading.t_us)
-    for value in (reading.power_mw, reading.counter_uj, reading.power_average_mw):
-        rows.append(MISSING if value is None else value)
+def append_reading(rows: array[int] | list[int], device_index: int, reading: Reading) -> None:
+    """Add one reading to the rows of the next commit, which are an array of type "q" in the end."""
+    power_mw, counter_uj, average_mw = reading.power_mw, reading.counter_uj, reading.power_average_mw
+    rows.extend(
+        (
+            device_index,
+            reading.t_us,
+            MISSING if power_mw is None else power_mw,
+            MISSING if counter_uj is None else counter_uj,
+            MISSING if average_mw is None else average_mw,
+        )
+    )
 
 
 def hot_bytes(rows: array[int]) -> bytes:
