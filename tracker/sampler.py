@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, Protocol, TypeVar
 from tracker.machine import boottime_us
 from tracker.records import Device, Reading
 from tracker.sensors.protocol import Inventory, LeavesDevicesOut, SeesProcesses, Sensor, TellsOfDevices
-from tracker.signals import start_without_signals
+from tracker.signals import Bell, start_without_signals
 from tracker.units import MICROSECONDS_PER_S
 
 logger = logging.getLogger(__name__)
@@ -180,7 +180,8 @@ class Sampler:
         self._clock_us = clock_us
         self._uniform = uniform or random.Random().random  # noqa: S311 (no secret: it spreads instants)
         self.gate = threading.Lock()
-        self._condition = threading.Condition()
+        self._lock = threading.RLock()
+        self._bell = Bell()  # for the thread, which waits
         self._sources: list[_Source] = []
         self._requests: list[_Request] = []
         self._serving: list[_Request] = []  # those that the thread is at
@@ -199,7 +200,7 @@ class Sampler:
 
     def attach(self, listener: Listener, wanted: Sequence[tuple[Sensor, int]]) -> None:
         """Tell listener of these sensors, each read at least once in its period (µs); starts the thread."""
-        with self._condition:
+        with self._lock:
             for sensor, period_us in wanted:
                 source = next((s for s in self._sources if s.sensor is sensor), None)
                 if source is None:
@@ -216,24 +217,24 @@ class Sampler:
             self._is_stopping = False
             if self._thread is None:
                 self._start_thread()
-            self._condition.notify_all()
+            self._bell.ring()
         self.rescue(SLOW_US)
 
     def set_period(self, listener: Listener, sensor: Sensor, period_us: int) -> None:
         """Change how often a listener wants a sensor read."""
-        with self._condition:
+        with self._lock:
             for source in self._sources:
                 if source.sensor is sensor and id(listener) in source.periods_us:
                     source.periods_us[id(listener)] = period_us
             self._regrid()
-            self._condition.notify_all()
+            self._bell.ring()
 
     def detach(self, listener: Listener, sensors: Sequence[Sensor] | None = None, *, timeout_s: float = 2.0) -> None:
         """Stop telling listener of these sensors, by default of all.
 
         Sensors that nobody wants any more are closed; with the last, the thread ends.
         """
-        with self._condition:
+        with self._lock:
             for source in self._sources:
                 is_meant = sensors is None or any(source.sensor is sensor for sensor in sensors)
                 if is_meant and listener in source.listeners:
@@ -242,7 +243,7 @@ class Sampler:
             self._is_stopping = not any(source.listeners for source in self._sources)
             self._has_news = True
             self._regrid()
-            self._condition.notify_all()
+            self._bell.ring()
             is_slow = self._busy is not None and self._clock_us() - self._busy.since_us > SLOW_US
             thread = self._thread if self._is_stopping and not is_slow else None
         if thread is not None and thread is not threading.current_thread():
@@ -262,13 +263,13 @@ class Sampler:
         done = threading.Event()
         end_s = time.monotonic() + timeout_s
         self.rescue(SLOW_US)
-        with self._condition:
+        with self._lock:
             if self._thread is None or not self._thread.is_alive():
                 return False
             if self._clock_us() - self._last_us < unless_within_us:
                 return True
             self._requests.append(_Request(done, edge))
-            self._condition.notify_all()
+            self._bell.ring()
         while not done.wait(max(0.0, min(_PATIENCE_S, end_s - time.monotonic()))):
             if time.monotonic() >= end_s:
                 return False
@@ -281,7 +282,7 @@ class Sampler:
         if busy is None or self._clock_us() - busy.since_us < limit_us:
             return
         source = busy.source
-        with self._condition:
+        with self._lock:
             if self._busy is not busy:
                 return
             device = source.sensor.leave_out() if isinstance(source.sensor, LeavesDevicesOut) else None
@@ -337,7 +338,7 @@ class Sampler:
         opened = had_news and self._open_new()
         if had_news and not opened:
             self._close_unwanted()
-        with self._condition:
+        with self._lock:
             requests = self._serving = self._requests
             if not requests and not opened:
                 if self._has_news:
@@ -346,10 +347,13 @@ class Sampler:
                     self._thread = None
                     return False
                 left_us = self._due_us - self._clock_us()
-                if left_us > 0:
-                    self._condition.wait(left_us / MICROSECONDS_PER_S)
-                    return True
-            self._requests = []
+            else:
+                left_us = 0
+            if left_us <= 0:
+                self._requests = []
+        if left_us > 0:
+            self._bell.wait(left_us / MICROSECONDS_PER_S)
+            return True
         edges = {request.edge for request in requests}
         self._tick(read_all=bool(requests), quickest_first="end" in edges)
         if requests:
@@ -370,7 +374,7 @@ class Sampler:
 
     def _open_new(self) -> bool:
         """Open what was attached, one at a time; true when there was anything, or may be more."""
-        with self._condition:
+        with self._lock:
             new = self._next_new()
             if new is None:
                 self._has_news = False
@@ -378,7 +382,7 @@ class Sampler:
         if new.found is None:
             self._call(new, self._open, new)
         inventory = new.found or Inventory()
-        with self._condition:
+        with self._lock:
             new.inventory = inventory
             new.slow = tuple(device for device in inventory.devices if _is_refreshed_now_and_then(device))
             new.watcher = new.sensor if isinstance(new.sensor, SeesProcesses) and inventory.devices else None
@@ -414,7 +418,7 @@ class Sampler:
             with self.gate:
                 return function(*arguments)
         finally:
-            with self._condition:
+            with self._lock:
                 is_ours = self._busy is busy
                 if is_ours:
                     self._busy = None
@@ -425,28 +429,28 @@ class Sampler:
     def _has_returned(self, call: _Call) -> None:
         """Take a sensor up again that a call has been stuck in, or close it if nobody wants it any more."""
         source = call.source
-        with self._condition:
+        with self._lock:
             if source.stuck_in is not call:
                 return
             is_left = not source.listeners and not source.is_closing
         if is_left:
             source.sensor.close()  # which may take its time; nobody else calls a sensor that is stuck
-        with self._condition:
+        with self._lock:
             source.stuck_in = None
             self._has_news = True
             if is_left or source.is_closing:
                 self._forget(source)
-            self._condition.notify_all()
+            self._bell.ring()
 
     def _close_unwanted(self) -> None:
         while True:
-            with self._condition:
+            with self._lock:
                 source = next((s for s in self._sources if not s.listeners and s.stuck_in is None), None)
                 if source is None:
                     return
                 source.is_closing = True
             self._call(source, source.sensor.close)
-            with self._condition:
+            with self._lock:
                 self._forget(source)
 
     def _forget(self, source: _Source) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import signal
 import threading
@@ -9,6 +10,26 @@ from types import CodeType
 from typing import Any, Final
 
 _OF_A_FAULT: Final = ("SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP")
+
+
+class Bell:
+    """Wakes one thread that waits for it; rung before, the wait ends at once.
+
+    A condition's wait makes a lock, keeps a list and takes its own lock back, which is a fifth of what a thread that
+    wakes ten times a second costs (measured). This one is also safe where a signal handler rings.
+    """
+
+    def __init__(self) -> None:
+        self._silence = threading.Lock()
+        self._silence.acquire()
+
+    def ring(self) -> None:
+        with contextlib.suppress(RuntimeError):  # it has been rung already
+            self._silence.release()
+
+    def wait(self, timeout_s: float) -> None:
+        """Until it is rung, or that many seconds."""
+        self._silence.acquire(timeout=timeout_s)
 
 
 def start_without_signals(thread: threading.Thread) -> None:

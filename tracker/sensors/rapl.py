@@ -229,7 +229,7 @@ class _Counter:
             if counter_uj == self._last_uj:
                 # A counter moves each ms. If it stands still, perhaps the file was replaced (a tree that is no sysfs
                 # but a copy, or a mount renewed), and the descriptor shows the old one.
-                there = os.stat(self._path)
+                there = os.stat(self._path)  # noqa: PTH116 (a path that is a text already)
                 if (there.st_dev, there.st_ino) != self._file:
                     self.close()
                     self._open()

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from tracker.signals import start_without_signals
+from tracker.signals import Bell, start_without_signals
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,8 @@ class Writer:
     """
 
     def __init__(self) -> None:
-        self._condition = threading.Condition()
+        self._lock = threading.RLock()
+        self._bell = Bell()  # for the thread, which waits
         self._runs: list[Committing] = []
         self._jobs: list[_Job] = []
         self._thread: threading.Thread | None = None
@@ -45,7 +46,7 @@ class Writer:
 
     def add(self, run: Committing) -> None:
         """Commit this run each second from now on."""
-        with self._condition:
+        with self._lock:
             self._runs.append(run)
             if self._thread is None:
                 thread = threading.Thread(target=self._loop, name="tracker-writer", daemon=True)
@@ -54,29 +55,29 @@ class Writer:
 
     def post(self, work: Callable[[], None]) -> bool:
         """Have work done in the writer's thread, without waiting for it; false where there is no thread."""
-        with self._condition:
+        with self._lock:
             if self._thread is None:
                 return False
             self._jobs.append(_Job(work))
-            self._condition.notify_all()
+            self._bell.ring()
         return True
 
     def call(self, work: Callable[[], None], timeout_s: float) -> bool:
         """Do work in the writer's thread; false when it is not done within timeout_s (it will still be done)."""
         job = _Job(work)
-        with self._condition:
+        with self._lock:
             if self._thread is None or not self._thread.is_alive():
                 return False
             self._jobs.append(job)
-            self._condition.notify_all()
+            self._bell.ring()
         return job.done.wait(timeout_s)
 
     def remove(self, run: Committing, timeout_s: float) -> None:
         """Commit this run no more; with the last one the thread ends."""
-        with self._condition:
+        with self._lock:
             if run in self._runs:
                 self._runs.remove(run)
-            self._condition.notify_all()
+            self._bell.ring()
             thread = None if self._runs else self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout_s)
@@ -85,17 +86,16 @@ class Writer:
         cpu_before_s = self.cpu_s
         due_s = time.monotonic() + COMMIT_PERIOD_S
         while True:
-            with self._condition:
+            with self._lock:
                 jobs, self._jobs = self._jobs, []
-                if not jobs:
-                    if not self._runs:
-                        self._thread = None
-                        return
-                    left_s = due_s - time.monotonic()
-                    if left_s > 0:
-                        self._condition.wait(left_s)
-                        continue
+                if not jobs and not self._runs:
+                    self._thread = None
+                    return
                 runs = list(self._runs)
+            left_s = 0.0 if jobs else due_s - time.monotonic()
+            if left_s > 0:
+                self._bell.wait(left_s)
+                continue
             for job in jobs:
                 self._guard(job.work)
                 job.done.set()
