@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -50,10 +51,10 @@ def _is_something_else(path: Path) -> bool:
         return False
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _identity(path: str) -> tuple[int, int] | None:
     """Which file lies at a path; None: none."""
     try:
-        found = path.stat()
+        found = os.stat(path)  # noqa: PTH116 (asked each second: a Path takes twice as long)
     except OSError:
         return None
     return found.st_dev, found.st_ino
@@ -83,7 +84,7 @@ class Target:
         self._warn = warn
         self._has_folded = False
         self._database: Database | None = None
-        self._file: tuple[Path, tuple[int, int] | None] | None = None  # written to, and which it was when opened
+        self._file: tuple[str, tuple[int, int] | None] | None = None  # written to, and which it was when opened
 
     def begin(self, run: Run, segment: Segment, argv: Sequence[str] | None) -> None:
         """Put the run on record as running."""
@@ -154,7 +155,7 @@ class Target:
 
     def _take(self, place: str, database: Database, writer: RunWriter) -> None:
         self.db, self.writer, self._database = place, writer, database
-        self._file = None if database.path is None else (database.path, _identity(database.path))
+        self._file = None if database.path is None else (str(database.path), _identity(str(database.path)))
 
     def fold(self) -> None:
         """Take in what earlier runs could not write here; once, as it may take a while."""

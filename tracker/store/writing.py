@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sqlite3
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -96,6 +95,7 @@ class RunWriter:
         self._hot_seq = 0
         self._mark_seq = 0
         self._indices: list[int] = []  # of the writer's devices among the run's
+        self._keeps_numbers = True  # these are the writer's own
         self._index_of: dict[tuple[str, str], int] = {}  # the same, by kind and key
         self._notes_before: dict[int, tuple[str, ...]] = {}  # of the run's devices, by segments before this one
 
@@ -186,6 +186,7 @@ class RunWriter:
                     connection.execute(tables.devices.insert(), row)
                 indices.append(known[identity])
         self._indices += indices
+        self._keeps_numbers = self._indices == list(range(len(self._indices)))
         for device, index in zip(devices, indices, strict=True):
             self._index_of[device.kind, device.key] = index
             self._notes_before[index] = notes.get(index, ())
@@ -202,12 +203,21 @@ class RunWriter:
             marks: since.
         """
         payload = hot_bytes(self._renumbered(readings))
-        hot_row = self._of_segment() | {"seq": self._hot_seq, "payload": payload}
+        hot_row = {"run_id": self._run_id, "segment": self._segment, "seq": self._hot_seq, "payload": payload}
         if self._database.path is not None and self._connection is not None and not spans and not marks:
-            with self._raw_transaction(self._connection) as raw:
-                if payload:
-                    self._insert_hot.execute_raw(raw, hot_row)
-                self._note_commit.execute_raw(raw, self._commit_values(now))
+            # Past SQLAlchemy: most of what a second's commit costs is its layers, cold in the cache.
+            with store_errors(self._database.label):
+                raw = driver_connection(self._connection)
+                try:
+                    raw.execute("BEGIN IMMEDIATE")
+                    if payload:
+                        self._insert_hot.execute_raw(raw, hot_row)
+                    self._note_commit.execute_raw(raw, self._commit_values(now))
+                    raw.execute("COMMIT")
+                except BaseException:
+                    if raw.in_transaction:
+                        raw.execute("ROLLBACK")
+                    raise
         else:
             with self._transaction() as connection:
                 if payload:
@@ -378,20 +388,6 @@ class RunWriter:
                 if waits:
                     driver_connection(connection).execute("PRAGMA synchronous=NORMAL")
 
-    @contextmanager
-    def _raw_transaction(self, connection: sa.Connection) -> Iterator[sqlite3.Connection]:
-        """As _transaction, past SQLAlchemy: most of what a second's commit costs is its layers, cold in the cache."""
-        with store_errors(self._database.label):
-            raw = driver_connection(connection)
-            raw.execute("BEGIN IMMEDIATE")
-            try:
-                yield raw
-                raw.execute("COMMIT")
-            except BaseException:
-                if raw.in_transaction:
-                    raw.execute("ROLLBACK")
-                raise
-
     def _checkpoint(self) -> None:
         if self._connection is not None:
             with store_errors(self._database.label):
@@ -402,7 +398,7 @@ class RunWriter:
 
     def _renumbered(self, readings: array[int]) -> array[int]:
         """The readings with the run's numbers of devices, which differ where the run had devices before."""
-        if self._indices == list(range(len(self._indices))):
+        if self._keeps_numbers:
             return readings
         renumbered = array("q", readings)
         for at in range(0, len(renumbered), len(HOT_COLUMNS)):
