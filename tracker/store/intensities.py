@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from tracker.records import IntensityValue, unix_us_of
 from tracker.store import rows, tables
 from tracker.store.opening import open_for_reading, open_for_writing, store_errors
-from tracker.store.statements import statements_of
+from tracker.store.statements import INSERT_INTENSITIES, PUT_FETCH
 
 _Stretch = tuple[str, str, str, int, int]  # provider, zone, signal, start and end
 
@@ -73,7 +73,7 @@ def add_values(connection: sa.Connection, values: Sequence[IntensityValue]) -> l
         revisions.append(value)
         stored.append(value)
     if new:
-        connection.execute(statements_of(connection.dialect.name).intensities, new)
+        INSERT_INTENSITIES.execute(connection, new)
     return stored
 
 
@@ -96,7 +96,7 @@ def note_fetch(connection: sa.Connection, provider: str, zone: str, fetch: Fetch
         "end_unix_us": fetch.end_unix_us,
         "asked_unix_us": fetch.asked_unix_us,
     }
-    connection.execute(statements_of(connection.dialect.name).fetch, key | columns)
+    PUT_FETCH.execute(connection, key | columns)
 
 
 def _said(value: IntensityValue) -> IntensityValue:

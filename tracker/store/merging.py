@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -59,7 +59,11 @@ def merge(db: str | Path, file: Path, whole: Whole) -> Merged:
     if source.path == target.path:
         raise StoreError(f"{file}: is the database itself")
     merged, kept = [], {}
-    for run in RunReader(file).runs():
+    ids: Sequence[str] = ()
+    if source.version is not None:
+        with store_errors(source.label), source.engine.connect() as given:
+            ids = given.scalars(sa.select(tables.runs.c.id)).all()
+    for run in RunReader(file).batch(ids):  # not runs(): it imports what filters, and this may be a thread of ours
         if run.status == "running":
             kept[run.id] = "it is still being written"
             continue

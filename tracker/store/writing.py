@@ -30,10 +30,10 @@ from tracker.records import (
     unix_us_of,
 )
 from tracker.store import rows, tables
+from tracker.store import statements as sql
 from tracker.store.codec import HOT_COLUMNS, hot_bytes
 from tracker.store.opening import BEGIN, Database, checkpoint, driver_connection, store_errors
 from tracker.store.overlaps import overlapping_runs, unfinished_runs
-from tracker.store.statements import PerSecond, statements_of
 
 if TYPE_CHECKING:
     from tracker.store.intensities import Fetch
@@ -79,12 +79,6 @@ class RunWriter:
     def __init__(self, database: Database, whole: Whole | None = None) -> None:
         self._database = database
         self._whole = whole
-        dialect = database.engine.dialect
-        self._statements = statements_of(dialect.name)
-        self._insert_hot = PerSecond(tables.hot_readings.insert(), tables.hot_readings.c.keys(), dialect)
-        self._note_commit = PerSecond(
-            self._statements.segment, ("last_commit_boottime_us", "last_commit_unix_us"), dialect
-        )
         self._connection: sa.Connection | None = None
         self._run_id = ""
         self._host = ""
@@ -121,10 +115,9 @@ class RunWriter:
         with self._transaction() as connection:
             self._begun_before = unfinished_runs(connection)
             self._insert_run(connection, run, argv)
-            segments, pricings = tables.segments.c, tables.pricings.c
-            self._segment = _next(connection, segments.segment, segments.run_id == run.id)
-            self._pricing_seq = _next(connection, pricings.seq, pricings.run_id == run.id)
-            connection.execute(tables.segments.insert(), self._of_segment() | rows.segment_row(segment))
+            self._segment = sql.NEXT_SEGMENT.execute(connection, {"run_id": run.id}).scalar_one()
+            self._pricing_seq = sql.NEXT_PRICING.execute(connection, {"run_id": run.id}).scalar_one()
+            sql.INSERT_SEGMENT.execute(connection, self._of_segment() | rows.segment_row(segment))
             self._write_clocks(connection, segment.started)
             self._write_pricing(connection, run, segment.started)
 
@@ -165,15 +158,13 @@ class RunWriter:
         if self._segment:
             return
         with self._transaction() as connection:
-            of_run = tables.runs.c.id == self._run_id
-            connection.execute(tables.runs.update().where(of_run), {"started_unix_us": unix_us_of(started_at)})
+            start = {"of_run": self._run_id, "started_unix_us": unix_us_of(started_at)}
+            sql.UPDATE_RUN.execute(connection, start)
 
     def add_devices(self, devices: Sequence[Device]) -> None:
         """Add devices that a sensor has found. One that the run knows from this host keeps its number there."""
-        c = tables.devices.c
         with self._transaction() as connection:
-            query = sa.select(c.host, c.kind, c.key, c.device_index, c.energy_notes).where(c.run_id == self._run_id)
-            held = connection.execute(query).all()
+            held = sql.DEVICES_OF_RUN.execute(connection, {"run_id": self._run_id}).all()
             known = {(row.host, row.kind, row.key): row.device_index for row in held}
             notes = {row.device_index: rows.notes_of(row.energy_notes) for row in held}
             indices = []
@@ -183,7 +174,7 @@ class RunWriter:
                 if identity not in known:
                     known[identity] = len(known)
                     row |= {"run_id": self._run_id, "device_index": known[identity]}
-                    connection.execute(tables.devices.insert(), row)
+                    sql.INSERT_DEVICE.execute(connection, row)
                 indices.append(known[identity])
         self._indices += indices
         self._keeps_numbers = self._indices == list(range(len(self._indices)))
@@ -211,8 +202,8 @@ class RunWriter:
                 try:
                     raw.execute("BEGIN IMMEDIATE")
                     if payload:
-                        self._insert_hot.execute_raw(raw, hot_row)
-                    self._note_commit.execute_raw(raw, self._commit_values(now))
+                        sql.INSERT_HOT.execute_raw(raw, hot_row)
+                    sql.UPDATE_SEGMENT.execute_raw(raw, self._commit_values(now))
                     raw.execute("COMMIT")
                 except BaseException:
                     if raw.in_transaction:
@@ -221,7 +212,7 @@ class RunWriter:
         else:
             with self._transaction() as connection:
                 if payload:
-                    self._insert_hot.execute(connection, hot_row)
+                    sql.INSERT_HOT.execute(connection, hot_row)
                 self._write_progress(connection, now, spans, marks)
         self._hot_seq += 1
         self._mark_seq += len(marks)
@@ -280,7 +271,7 @@ class RunWriter:
         with self._transaction(is_durable=True) as connection:
             self._settle(connection, chunks, slots, now)
             self._write_progress(connection, now, spans, marks)
-            connection.execute(self._statements.segment, ended)
+            sql.UPDATE_SEGMENT.execute(connection, ended)
             whole = self._of_all_segments(connection, run)
             if whole is not None:
                 run = whole if whole.status == "running" else replace(whole, status=self._joint_status(connection))
@@ -321,16 +312,15 @@ class RunWriter:
         """Add to the energy of slots, within a transaction; the rows are those of tables.slots."""
         more = list(slots)
         if more:
-            connection.execute(self._statements.slots, more)
+            sql.ADD_TO_SLOTS.execute(connection, more)
 
     def restate(self, connection: sa.Connection, run_id: str) -> None:
         """Work the totals of a run out anew from all its segments, within a transaction that has added some."""
         assert self._whole is not None
         self._run_id = run_id
-        seq = tables.pricings.c
-        self._pricing_seq = _next(connection, seq.seq, seq.run_id == run_id)
+        self._pricing_seq = sql.NEXT_PRICING.execute(connection, {"run_id": run_id}).scalar_one()
         of_run = {"of_run": run_id}
-        connection.execute(self._statements.totals, of_run | {"status": "running"})  # so that it is judged anew
+        sql.UPDATE_RUN.execute(connection, of_run | {"status": "running"})  # so that it is judged anew
         run = self._whole(connection, run_id)
         if run.status != "running":
             run = replace(run, status=self._joint_status(connection))
@@ -406,14 +396,14 @@ class RunWriter:
         return renumbered
 
     def _insert_run(self, connection: sa.Connection, run: Run, argv: Sequence[str] | None) -> None:
-        connection.execute(self._statements.run, rows.run_row(run) | {"status": "running"})
-        connection.execute(
-            self._statements.details,
+        sql.INSERT_RUN.execute(connection, rows.run_row(run) | {"status": "running"})
+        sql.INSERT_DETAILS.execute(
+            connection,
             {"run_id": run.id, "argv": None if argv is None else rows.json_of(argv)} | rows.details_row(run),
         )
         if run.tags:
-            connection.execute(
-                self._statements.tags,
+            sql.INSERT_TAGS.execute(
+                connection,
                 [
                     {"run_id": run.id, "key": rows.storable(key), "value": rows.storable(value)}
                     for key, value in run.tags.items()
@@ -422,7 +412,7 @@ class RunWriter:
 
     def _write_clocks(self, connection: sa.Connection, now: ClockPair) -> None:
         clocks = {"boottime_us": now.boottime_us, "monotonic_us": now.monotonic_us, "unix_us": now.unix_us}
-        connection.execute(self._statements.clocks, self._of_segment() | clocks)
+        sql.INSERT_CLOCKS.execute(connection, self._of_segment() | clocks)
 
     def _commit_values(self, now: ClockPair) -> rows.Row:
         return {
@@ -436,25 +426,24 @@ class RunWriter:
         self, connection: sa.Connection, now: ClockPair, spans: Sequence[Span], marks: Sequence[Mark]
     ) -> None:
         of_segment = self._of_segment()
-        self._note_commit.execute(connection, self._commit_values(now))
+        sql.UPDATE_SEGMENT.execute(connection, self._commit_values(now))
         if marks:
-            connection.execute(
-                tables.marks.insert(),
+            sql.INSERT_MARKS.execute(
+                connection,
                 [of_segment | {"seq": seq} | rows.mark_row(mark) for seq, mark in enumerate(marks, self._mark_seq)],
             )
         if spans:
-            connection.execute(self._statements.spans, [of_segment | rows.span_row(span) for span in spans])
+            sql.PUT_SPANS.execute(connection, [of_segment | rows.span_row(span) for span in spans])
 
     def _settle(
         self, connection: sa.Connection, chunks: Sequence[Chunk], slots: Sequence[Slot], now: ClockPair
     ) -> None:
-        c = tables.hot_readings.c
-        connection.execute(tables.hot_readings.delete().where(c.run_id == self._run_id, c.segment == self._segment))
+        sql.DELETE_HOT.execute(connection, self._of_segment())
         self._write_clocks(connection, now)
         if chunks:
             of_segment = self._of_segment()
-            connection.execute(
-                tables.chunks.insert(),
+            sql.INSERT_CHUNKS.execute(
+                connection,
                 [
                     of_segment
                     | {"device_index": self._indices[chunk.device_index]}
@@ -480,8 +469,8 @@ class RunWriter:
     def _write_totals(self, connection: sa.Connection, run: Run, now: ClockPair, *, is_whole: bool) -> None:
         """is_whole: the run's devices are all of its devices, in their order."""
         of_run = {"of_run": self._run_id}
-        connection.execute(self._statements.totals, of_run | rows.totals_row(run, now) | {"status": run.status})
-        connection.execute(self._statements.new_details, of_run | rows.details_row(run))
+        sql.UPDATE_RUN.execute(connection, of_run | rows.totals_row(run, now) | {"status": run.status})
+        sql.UPDATE_DETAILS.execute(connection, of_run | rows.details_row(run))
         if is_whole:
             self._write_devices(connection, list(enumerate(run.devices)))
         else:
@@ -492,8 +481,8 @@ class RunWriter:
         """The totals of devices, by their number in the run."""
         if devices:
             of_run = {"of_run": self._run_id}
-            connection.execute(
-                self._statements.device_totals,
+            sql.UPDATE_DEVICES.execute(
+                connection,
                 [
                     of_run | {"of_index": index} | rows.device_totals_row(device, self._notes_before.get(index, ()))
                     for index, device in devices
@@ -517,9 +506,8 @@ def write_pricing(
         before: what this pricing holds already: a run of weeks has thousands of uses, of which the last few change;
             None: that is not known.
     """
-    statements = statements_of(connection.dialect.name)
     provider = run.provenance.get("grid", {}).get("provider")
-    connection.execute(statements.pricing, _pricing_row(run, seq, unix_us, "run", provider))
+    sql.PUT_PRICINGS.execute(connection, _pricing_row(run, seq, unix_us, "run", provider))
     c = tables.pricing_uses.c
     if before is None or len(before) > len(run.intensity):
         kept = 0 if before is None else len(run.intensity)
@@ -546,9 +534,8 @@ def write_new_pricings(
     """
     if not pricings:
         return
-    statements = statements_of(connection.dialect.name)
-    connection.execute(
-        statements.pricing, [_pricing_row(run, seq, unix_us, reason, provider) for run, seq, provider in pricings]
+    sql.PUT_PRICINGS.execute(
+        connection, [_pricing_row(run, seq, unix_us, reason, provider) for run, seq, provider in pricings]
     )
     _write_uses(
         connection,
@@ -582,10 +569,5 @@ def _write_uses(connection: sa.Connection, uses: Iterable[tuple[str, int, int, I
         key = {"run_id": run_id, "pricing_seq": seq, "position": position}
         written.append(key | rows.intensity_use_row(use, row["id"]))
     if written:
-        statements = statements_of(connection.dialect.name)
-        connection.execute(statements.intensities, list(values.values()))
-        connection.execute(statements.use, written)
-
-
-def _next(connection: sa.Connection, column: sa.Column[int], condition: sa.ColumnElement[bool]) -> int:
-    return connection.execute(sa.select(sa.func.coalesce(sa.func.max(column) + 1, 0)).where(condition)).scalar_one()
+        sql.INSERT_INTENSITIES.execute(connection, list(values.values()))
+        sql.PUT_USES.execute(connection, written)
