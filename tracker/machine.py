@@ -6,6 +6,7 @@ import os
 import platform
 import socket
 import time
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -73,6 +74,11 @@ def hardware(proc: Path = Path("/proc")) -> dict[str, str]:
     return {name: value for name, value in known.items() if value}
 
 
+@cache
+def _hardware_here() -> dict[str, str]:
+    return hardware()
+
+
 def this_boot(proc: Path = Path("/proc")) -> tuple[str, int]:
     """Where process numbers mean what they mean here: boot id and inode of the pid namespace; "" and 0: unknown."""
     return _text_of(proc / "sys/kernel/random/boot_id"), _inode_of(proc / "self/ns/pid")
@@ -89,7 +95,7 @@ def this_segment() -> Segment:
         pid=pid,
         pid_start=process_start(pid) or 0,
         started=clock_pair(),
-        hardware=hardware(),
+        hardware=_hardware_here(),
     )
 
 

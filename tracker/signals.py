@@ -43,12 +43,17 @@ def start_without_signals(thread: threading.Thread) -> None:
         thread.start()
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    kept = {getattr(signal, name, 0) for name in _OF_A_FAULT}  # which faulthandler may wait for
     try:
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - kept)
+        signal.pthread_sigmask(signal.SIG_BLOCK, _of_the_program())
         thread.start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@functools.cache
+def _of_the_program() -> frozenset[int]:
+    """All but those that faulthandler may wait for. Kept, as Python makes an enum's member of each anew: 0.5 ms."""
+    return frozenset(signal.valid_signals()) - {getattr(signal, name, 0) for name in _OF_A_FAULT}
 
 
 def is_raised_by_handler(exc: BaseException) -> bool:
