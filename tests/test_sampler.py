@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from tracker.records import Device, Reading
 from tracker.sampler import MIN_SPACING_US, SEEK_LIMIT_US, SEEK_STEP_US, Grid, Sampler
 from tracker.sensors.protocol import Inventory
+from tracker.signals import Bell
 
 S = 1_000_000
 
@@ -430,3 +432,15 @@ def test_what_reads_quickly_comes_next_to_a_runs_start_and_end():
     sampler.detach(ear)
 
     assert [name for name, _ in ear.heard] == ["slow", "quick", "quick", "slow"]
+
+
+def test_a_bell_rung_before_it_is_waited_for_ends_one_wait():
+    bell = Bell()
+    bell.ring()
+    bell.ring()
+
+    bell.wait(60)
+    begun_s = time.monotonic()
+    bell.wait(0.05)
+
+    assert time.monotonic() - begun_s >= 0.05

@@ -505,13 +505,13 @@ class Sampler:
         for _ in range(SEEK_LIMIT_US[edge] // SEEK_STEP_US):
             sources = [source for source in self._sources if any(moves_left.get(d.key) for d in source.slow)]
             step_us = max(SEEK_STEP_US, *(round(SEEK_SHARE * s.took_s * MICROSECONDS_PER_S) for s in sources), 0)
-            with self._condition:
+            with self._lock:
                 if not sources or self._clock_us() + step_us > end_us:
                     return
                 is_wanted_elsewhere = self._requests or self._is_stopping or self._next_new() is not None
                 if edge == "start" and is_wanted_elsewhere:
                     return
-                self._condition.wait(step_us / MICROSECONDS_PER_S)
+            self._bell.wait(step_us / MICROSECONDS_PER_S)
             if self._clock_us() >= self._due_us:
                 self._tick(read_all=False)
             for source in sources:
