@@ -362,7 +362,7 @@ def race(db: Path, *arguments: Path) -> None:
         child.stdin.write("go\n")
         child.stdin.flush()
     errors = [child.communicate()[1] for child in children]
-    assert errors == [""] * 8
+    assert errors == [""] * 6
 
 
 def test_processes_that_create_one_database_at_once_all_succeed(db):
