@@ -52,6 +52,8 @@ PURE = {
     *("application.port", "runs_page.offset", "runs_page.limit", "runs_page.count", "hot_of.segment"),
     "run_blocks.level",
     *("Expected.low", "Expected.mean", "Expected.high", "Overrun.used", "Overrun.limit"),  # of the figure that is named
+    *("cost", "cost_modelled", "cost_per_unit"),  # its currency stands beside it
+    *("Total.runs_cost_unknown", "money.cost"),
     "raw_value",  # its unit stands beside it, in raw_unit
 }
 NUMBER = re.compile(r"(int|float|IntColumn|FloatColumn|tuple\[float, float\])( \| None)?")

@@ -24,6 +24,7 @@ from tracker.views.report import html_of, markdown_of, report_of
 from tracker.views.watching import Look, frame_of, plain_line
 
 FIGURES = ("energy_j", "energy_modelled_j", "emissions_g", "emissions_modelled_g")
+COSTS = ("cost", "cost_modelled", "price_per_kwh")
 
 
 @pytest.fixture
@@ -37,6 +38,8 @@ def run(tmp_path, monkeypatch) -> Run:
         emissions_g=76.54,
         emissions_modelled_g=1.234,
         coverage=0.9137,
+        price_per_kwh=0.2846,
+        currency="EUR",
         is_replayed=False,
         parent_id=None,
     )
@@ -61,7 +64,10 @@ def texts_of(run: Run) -> dict[str, str]:
         "tracker show": command("show", run.id),
         "list": str(Runs([run])),
         "list in a notebook": " ".join(Page(Runs([run])._repr_html_()).texts),
-        "tracker runs": command("runs", "--columns", "id,energy,energy_modelled,emissions,emissions_modelled,coverage"),
+        "tracker runs": command(
+            *("runs", "--columns"),
+            "id,energy,energy_modelled,emissions,emissions_modelled,cost,cost_modelled,coverage",
+        ),
         "comparison": comparison.text(200),
         "comparison in a notebook": " ".join(Page(comparison._repr_html_()).texts),
         "watch": "\n".join(frame_of([watched], Look(200), datetime.now(UTC), "x")),
@@ -84,6 +90,9 @@ def test_every_view_for_people_shows_the_same_energy_and_emissions(run):
         if view not in (*MEASURED_ALONE, "page of the list"):
             assert amounts.energy(run.energy_modelled_j) in text, view
             assert amounts.mass(run.emissions_modelled_g) in text, view
+            assert amounts.money(run.cost_modelled, "EUR") in text, view
+        if view != "list":  # of 80 columns, that has no room for it
+            assert amounts.money(run.cost, "EUR") in text, view
         if view != "watch, a line":
             assert amounts.share(run.coverage) in text, view
 
@@ -105,8 +114,9 @@ def test_every_view_for_programs_holds_the_same_numbers(run, tmp_path):
         "report": json.loads((tmp_path / "out.json").read_text()),
     }
     for view, figures in shown.items():
-        for name in (*FIGURES, "coverage", "pue"):
+        for name in (*FIGURES, *COSTS, "coverage", "pue"):
             assert float(figures[name]) == getattr(run, name), (view, name)
+        assert figures["currency"] == "EUR", view
 
 
 def test_what_is_unknown_is_unknown_in_every_view(tmp_path, monkeypatch):

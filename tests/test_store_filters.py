@@ -125,10 +125,12 @@ def test_every_order_has_unknown_last_either_way_and_the_newest_first_among_equa
         "emissions_g": 9e3,
         "emissions_modelled_g": 99.0,
         "coverage": 1.0,
+        "price_per_kwh": 0.5,
     }
     a_stored(db, "big", 2, duration_s=90.0, pue=1.5, name="z", project="z", status="interrupted", **big)
-    a_stored(db, "small-new", 1, name="a", project="a", status="failed", zone=ZoneChoice("AA", "", "setting"))
-    a_stored(db, "small-old", 0, name="a", project="a", status="failed", zone=ZoneChoice("AA", "", "setting"))
+    small = {"name": "a", "project": "a", "status": "failed", "zone": ZoneChoice("AA", "", "setting")}
+    a_stored(db, "small-new", 1, **small, price_per_kwh=0.5)
+    a_stored(db, "small-old", 0, **small, price_per_kwh=0.5)
     known_always = {"started", "duration", "pue", "status"}
 
     for name, sort in SORTS.items():

@@ -57,6 +57,7 @@ def test_a_total_is_the_sum_of_what_is_known_and_says_how_much_is_not(db):
         runs_energy_unknown=1,
         runs_emissions_unknown=1,
         coverage=pytest.approx((60.5 + 0.5 * 181.5) / 242),
+        runs_cost_unknown=3,
     )
 
 

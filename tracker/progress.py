@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any, Final
 
 from tracker.records import plain
+from tracker.units import JOULES_PER_KWH
 
 MIN_INTERVALS: Final = 5  # of recent progress: fewer say nothing of how much it varies
 MOST_POINTS: Final = 512  # kept; of more every second one goes
@@ -57,6 +58,7 @@ class Progress:
         is_modelled: these are of modelled energy, as none is measured.
         left_s: time to the end.
         energy_j, emissions_g: of the whole run at its end.
+        currency: of the costs, which are those of the energy; None: no price was given.
         reason: why nothing is expected; "" where something is.
     """
 
@@ -69,7 +71,23 @@ class Progress:
     left_s: Expected | None = None
     energy_j: Expected | None = None
     emissions_g: Expected | None = None
+    cost_per_unit: float | None = None
+    cost: Expected | None = None
+    currency: str | None = None
     reason: str = ""
+
+    def priced(self, price_per_kwh: float, pue: float, currency: str) -> Progress:
+        """With what the energy costs."""
+        factor = price_per_kwh * pue / JOULES_PER_KWH
+        per_unit, expected = self.energy_j_per_unit, self.energy_j
+        return replace(
+            self,
+            cost_per_unit=None if per_unit is None else per_unit * factor,
+            cost=None
+            if expected is None
+            else Expected(expected.low * factor, expected.mean * factor, expected.high * factor),
+            currency=currency,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """In plain types that json.dumps takes."""

@@ -199,6 +199,17 @@ class ZoneChoice:
 
 
 @dataclass(frozen=True, slots=True)
+class Price:
+    """What a kWh of electricity costs, as its user has given it, in a currency of three letters (ISO 4217)."""
+
+    price_per_kwh: float
+    currency: str
+
+    def __str__(self) -> str:
+        return f"{self.price_per_kwh:.15g} {self.currency}"
+
+
+@dataclass(frozen=True, slots=True)
 class IntensityUse:
     """An intensity value in the emissions of a run, with how much of the run it priced."""
 
@@ -317,7 +328,8 @@ class Run:
     energy_j is the IT energy of the measured parts (method counter or power), energy_modelled_j that of the
     modelled ones; each is None when there is none, and they are never added up under one name. Emissions are
     these × PUE × intensity, slot by slot. coverage is the share of (measured device × run time) whose energy
-    is known; None where nothing is measured.
+    is known; None where nothing is measured. cost and cost_modelled are these energies × PUE × price_per_kwh, in
+    currency; None too where no price was given.
     """
 
     id: str
@@ -342,6 +354,8 @@ class Run:
     energy_range_j: tuple[float, float] | None = None
     parent_id: str | None = None
     is_replayed: bool = False
+    price_per_kwh: float | None = None
+    currency: str | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)  # versions, settings with origin, own cost
     source: RunSource | None = field(default=None, repr=False, compare=False)
 
@@ -352,6 +366,21 @@ class Run:
     @property
     def emissions_kg(self) -> float | None:
         return None if self.emissions_g is None else self.emissions_g / GRAMS_PER_KG
+
+    @property
+    def cost(self) -> float | None:
+        """Of the measured energy, PUE included, in currency."""
+        return self._cost_of(self.energy_j)
+
+    @property
+    def cost_modelled(self) -> float | None:
+        """Of the modelled energy, likewise."""
+        return self._cost_of(self.energy_modelled_j)
+
+    def _cost_of(self, energy_j: float | None) -> float | None:
+        if energy_j is None or self.price_per_kwh is None:
+            return None
+        return energy_j / JOULES_PER_KWH * self.pue * self.price_per_kwh
 
     @property
     def intensity_g_per_kwh(self) -> float | None:
@@ -425,6 +454,8 @@ class Run:
         out = {f.name: plain(getattr(self, f.name)) for f in fields(self) if f.name != "source"}
         out["energy_kwh"] = self.energy_kwh
         out["emissions_kg"] = self.emissions_kg
+        out["cost"] = self.cost
+        out["cost_modelled"] = self.cost_modelled
         out["emissions_status"] = self.emissions_status
         out["emissions_apart"] = plain(self.emissions_apart)
         out["spans"] = plain(self.spans)
@@ -465,6 +496,15 @@ class Runs(list[Run]):
 
 
 @dataclass(frozen=True, slots=True)
+class CostTotal:
+    """What runs with a price in this currency cost together; None: of none of them is such energy known."""
+
+    currency: str
+    cost: float | None
+    cost_modelled: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Total:
     """Sums over runs. A run and its parts count once; what is unknown is in no sum, and counted.
 
@@ -479,6 +519,8 @@ class Total:
         runs_energy_unknown: how many of the runs are not in energy_j.
         runs_emissions_unknown: how many of the runs are in neither emissions_g nor emissions_apart.
         coverage: mean of the runs' own, weighted by their time.
+        costs: by currency, in the order of the alphabet; empty: no run has a price.
+        runs_cost_unknown: how many of the runs are in no cost of measured energy.
     """
 
     group: Mapping[str, str | None]
@@ -494,6 +536,8 @@ class Total:
     runs_energy_unknown: int
     runs_emissions_unknown: int
     coverage: float | None
+    costs: tuple[CostTotal, ...] = ()
+    runs_cost_unknown: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """In plain types that json.dumps takes."""
@@ -510,6 +554,7 @@ class PricedFigures:
         bases: of the intensities in emissions_g; on different ones, two pricings cannot be compared.
         status: the worst of the values.
         providers: who gave them.
+        cost, cost_modelled, price_per_kwh, currency: as in Run.
     """
 
     zone: str | None
@@ -520,6 +565,10 @@ class PricedFigures:
     bases: tuple[Basis, ...]
     status: ValueStatus | None
     providers: tuple[str, ...]
+    cost: float | None = None
+    cost_modelled: float | None = None
+    price_per_kwh: float | None = None
+    currency: str | None = None
 
     @classmethod
     def of(cls, run: Run) -> PricedFigures:
@@ -533,6 +582,10 @@ class PricedFigures:
             bases=tuple(dict.fromkeys(use.value.basis for use in run.own_intensity)),
             status=run.emissions_status,
             providers=tuple(dict.fromkeys(use.value.provider for use in run.intensity)),
+            cost=run.cost,
+            cost_modelled=run.cost_modelled,
+            price_per_kwh=run.price_per_kwh,
+            currency=run.currency,
         )
 
 

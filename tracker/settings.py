@@ -11,12 +11,17 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from tracker.errors import SettingError
+from tracker.records import Price
 
 GpuChoice = Literal["visible", "all", "none"] | tuple[int | str, ...]
 
 MAX_INTERVAL_S: Final = 600.0
 MAX_TEXT_LENGTH: Final = 10_000
+MAX_PRICE_PER_KWH: Final = 1e9  # of a currency that has lost its worth, too
 RUN_ID_PATTERN: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_PRICE: Final = re.compile(
+    r"\s*(?P<number>[0-9]{1,15}(\.[0-9]{0,15})?|\.[0-9]{1,15})\s*(?P<currency>[A-Za-z]{3})(\s*/\s*kWh)?\s*"
+)
 
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 _FALSE: Final = frozenset({"0", "false", "no", "off", ""})
@@ -29,6 +34,7 @@ class Settings:
     Attributes:
         db: an absolute path or an SQLAlchemy URL.
         intensity_file: a series of intensities of the user's own.
+        price_per_kwh: of electricity; None: no cost is told.
         provider: who is asked for the grid's intensity: a name, a name and its own zone behind a colon, or "auto".
         interval_s: sampling period; None: 1 s, and 0.1 s for a GPU without an energy counter.
         origins: for each setting, where its value came from.
@@ -42,6 +48,7 @@ class Settings:
     intensity_file: str | None = None
     provider: str | None = None
     pue: float = 1.0
+    price_per_kwh: Price | None = None
     interval_s: float | None = None
     gpus: GpuChoice = "visible"
     replay: str | None = None
@@ -94,6 +101,17 @@ def _pue(value: object) -> float:
     if not 1 <= number <= 10:
         raise ValueError(f"must be 1 (IT energy only) to 10, not {value!r}")
     return number
+
+
+def _price(value: object) -> Price:
+    """ "0.30 EUR": without its currency a price says nothing, and none is guessed."""
+    found = _PRICE.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError(f'must be a number with its currency in three letters, such as "0.30 EUR", not {value!r}')
+    number = _number(found["number"])
+    if number > MAX_PRICE_PER_KWH:
+        raise ValueError(f"must be at most {MAX_PRICE_PER_KWH:g} a kWh, not {value!r}")
+    return Price(number, found["currency"].upper())
 
 
 def _interval(value: object) -> float:
@@ -172,6 +190,7 @@ _SPECS: Final = (
     _Spec("intensity_file", "TRACKER_INTENSITY_FILE", _path, is_path=True),
     _Spec("provider", "TRACKER_PROVIDER", _filled),
     _Spec("pue", "TRACKER_PUE", _pue),
+    _Spec("price_per_kwh", "TRACKER_PRICE", _price),
     _Spec("interval_s", "TRACKER_INTERVAL", _interval),
     _Spec("gpus", "TRACKER_GPUS", _gpus),
     _Spec("replay", "TRACKER_REPLAY", _path, is_path=True),

@@ -17,6 +17,7 @@ from tracker.cli.options import database, db_option, json_of, tell
 @click.option("--intensity-file", metavar="FILE", help="With intensities over time of your own.")
 @click.option("--provider", metavar="NAME", help="With what this source says: neso, electricitymaps, auto …")
 @click.option("--pue", metavar="FACTOR", help="In a building with this power usage effectiveness.")
+@click.option("--price", "price_per_kwh", metavar="PRICE", help='At this price of a kWh: "0.30 EUR".')
 @click.option("--at", metavar="TIME", help="What if it had begun then: 2026-11-25T02:00. Never stored.")
 @click.option("--store", is_flag=True, help="Have the runs show the result of a what-if from now on.")
 @db_option
@@ -24,7 +25,7 @@ from tracker.cli.options import database, db_option, json_of, tell
 def reprice(
     run_ids: tuple[str, ...], every: bool, store: bool, db: str | None, as_json: bool, **options: str | None
 ) -> None:
-    """Price past runs anew, and show their emissions before and after.
+    """Price past runs anew, and show their emissions, and costs, before and after.
 
     Without options: with the best values that are known by now. A source that is configured (TRACKER_PROVIDER, a
     token) is asked for those that are not final. The runs show the new result; the earlier pricings are kept.

@@ -44,6 +44,9 @@ _FORWARDED_SIGNALS: Final = (*_TERMINAL_SIGNALS, "SIGTERM", "SIGHUP", "SIGUSR1",
 )
 @click.option("--intensity-file", metavar="FILE", help="Intensities over time of your own (TRACKER_INTENSITY_FILE).")
 @click.option("--pue", metavar="FACTOR", help="Power usage effectiveness of the building (TRACKER_PUE).")
+@click.option(
+    "--price", metavar="PRICE", help='Of a kWh of electricity, with its currency: "0.30 EUR" (TRACKER_PRICE).'
+)
 @click.option("--interval", metavar="SECONDS", help="Sampling period (TRACKER_INTERVAL).")
 @click.option(
     "--gpus", metavar="GPUS", help='"visible", "all", "none", or indices and UUIDs with commas (TRACKER_GPUS).'
@@ -78,6 +81,7 @@ def run(
         "provider": options["provider"],
         "intensity_file": options["intensity_file"],
         "pue": options["pue"],
+        "price_per_kwh": options["price"],
         "interval_s": options["interval"],
         "gpus": options["gpus"],
         "replay": options["replay"],

@@ -93,6 +93,8 @@ class RunFacts:
     pue: float
     started_at: datetime
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    price_per_kwh: float | None = None
+    currency: str | None = None
 
 
 def device_energy(account: DeviceAccount, duration_us: int) -> DeviceEnergy:
@@ -269,6 +271,8 @@ def build_run(
         energy_range_j=_range_of_sum(measured),
         parent_id=facts.parent_id,
         is_replayed=facts.is_replayed,
+        price_per_kwh=facts.price_per_kwh,
+        currency=facts.currency,
         provenance=facts.provenance,
         source=source,
     )

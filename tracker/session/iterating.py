@@ -123,10 +123,14 @@ def figures_of(progress: Progress | None) -> str:
     parts = [f"{amounts.energy(progress.energy_j_per_unit)}/{progress.unit}"]
     if progress.emissions_g_per_unit is not None:
         parts.append(f"{amounts.mass(progress.emissions_g_per_unit)} CO2e/{progress.unit}")
+    if progress.cost_per_unit is not None:
+        parts.append(f"{amounts.money(progress.cost_per_unit, progress.currency)}/{progress.unit}")
     if progress.energy_j is not None:
         parts.append(f"{amounts.energy(progress.energy_j.mean)} expected")
     if progress.emissions_g is not None:
         parts.append(f"{amounts.mass(progress.emissions_g.mean)} CO2e")
+    if progress.cost is not None:
+        parts.append(amounts.money(progress.cost.mean, progress.currency))
     if progress.is_modelled:
         parts.append("modelled")
     return ", ".join(parts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -27,14 +28,16 @@ SHORTEST_S: Final = 1.0  # between two judgements
 SHARE: Final = 0.005  # of a core that they may cost
 UNKNOWN_AFTER_S: Final = 10.0  # at its start a run knows nothing yet
 UNITS: Final = ("step", "epoch")  # that marks of the user's own number, the best first
-_NAMES: Final = {"energy_j": "energy", "emissions_g": "emissions"}
-_SHOWN: Final[Mapping[str, Callable[[float], str]]] = {"energy_j": amounts.energy, "emissions_g": amounts.mass}
+_NAMES: Final = {"energy_j": "energy", "emissions_g": "emissions", "cost": "cost"}
+_COST: Final = re.compile(r"cost_(?P<currency>[a-z]{3})")
 _KEYS: Final[Mapping[str, tuple[str, float]]] = {
     "energy_j": ("energy_j", 1.0),
     "energy_kwh": ("energy_j", float(JOULES_PER_KWH)),
     "emissions_g": ("emissions_g", 1.0),
     "emissions_kg": ("emissions_g", float(GRAMS_PER_KG)),
 }
+
+_ALL_KEYS: Final = f"{', '.join(_KEYS)}, cost_eur (or another currency)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,8 @@ class Budget:
 
     energy_j: float | None = None
     emissions_g: float | None = None
+    cost: float | None = None  # in currency
+    currency: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,7 @@ class Overrun:
     """What on_budget is called with.
 
     Attributes:
-        figure: "energy_j" or "emissions_g", whose unit the next three have.
+        figure: "energy_j", "emissions_g" or "cost_eur", "cost_usd" …, whose unit the next three have.
         is_passed: the budget has been; else it is expected to be.
         used, limit: so far, and the budget.
         expected: at the end; None: not told.
@@ -70,19 +75,22 @@ def checked_budget(given: object) -> Budget:
         SettingError: it names what there is no budget of, or a limit is no number above 0.
     """
     if not isinstance(given, Mapping) or not given:
-        raise SettingError(f"budget must be a dict with some of {', '.join(_KEYS)}, not {given!r}")
+        raise SettingError(f"budget must be a dict with some of {_ALL_KEYS}, not {given!r}")
     limits: dict[str, float] = {}
+    currency: str | None = None
     for key, value in given.items():
-        if key not in _KEYS:
-            raise SettingError(f"budget: there is none of {key!r}; give some of {', '.join(_KEYS)}")
+        money = _COST.fullmatch(key) if isinstance(key, str) else None
+        if key not in _KEYS and money is None:
+            raise SettingError(f"budget: there is none of {key!r}; give some of {_ALL_KEYS}")
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not is_number or not math.isfinite(value) or value <= 0:
             raise SettingError(f"budget: {key} must be a number above 0, not {value!r}")
-        figure, factor = _KEYS[key]
+        figure, factor = _KEYS[key] if money is None else ("cost", 1.0)
+        currency = currency if money is None else money["currency"].upper()
         if figure in limits:
             raise SettingError(f"budget: the limit on {_NAMES[figure]} is given twice, in two units")
         limits[figure] = value * factor
-    return Budget(**limits)
+    return Budget(**limits, currency=currency)
 
 
 class Judge:
@@ -117,6 +125,7 @@ class Judge:
         self._done: dict[str, float] = {}
         self._points: defaultdict[str, list[Point]] = defaultdict(list)
         self._said: set[tuple[str, str]] = set()
+        self._failed: set[type[Exception]] = set()  # what on_budget has raised
         self._due_s = 0.0
 
     @property
@@ -183,31 +192,46 @@ class Judge:
         counted = [unit for unit in units if self._points.get(unit)]
         chosen = next((unit for unit in counted if unit in totals), next(iter(counted), None))
         if chosen is not None:
-            self.progress = progress_of(chosen, self._points[chosen], totals.get(chosen))
-        for figure, limit, used in (
-            ("energy_j", self._budget.energy_j, energy_j),
-            ("emissions_g", self._budget.emissions_g, emissions_g),
-        ):
-            if limit is not None:
-                self._measure(figure, limit, used, run.duration_s, warn)
+            progress = progress_of(chosen, self._points[chosen], totals.get(chosen))
+            if run.price_per_kwh is not None and run.currency is not None:
+                progress = progress.priced(run.price_per_kwh, run.pue, run.currency)
+            self.progress = progress
+        budget = self._budget
+        self._measure("energy_j", budget.energy_j, energy_j, run.duration_s, warn)
+        self._measure("emissions_g", budget.emissions_g, emissions_g, run.duration_s, warn)
+        if budget.cost is not None and run.currency != budget.currency:
+            why = "no price of electricity is given" if run.currency is None else f"the price is in {run.currency}"
+            text = f"budget: that of cost in {budget.currency} cannot be judged, as {why} (price_per_kwh)"
+            self._say("cost", "unknown", text, warn)
+        else:
+            cost = run.cost_modelled if is_modelled else run.cost
+            self._measure("cost", budget.cost, cost, run.duration_s, warn)
 
-    def _measure(self, figure: str, limit: float, used: float | None, elapsed_s: float, warn: Warn) -> None:
+    def _measure(self, figure: str, limit: float | None, used: float | None, elapsed_s: float, warn: Warn) -> None:
+        if limit is None:
+            return
         if used is None:
             if elapsed_s >= UNKNOWN_AFTER_S:
                 text = f"budget: that of {_NAMES[figure]} cannot be judged, as what is used is unknown"
                 self._say(figure, "unknown", text, warn)
             return
         expected: Expected | None = None if self.progress is None else getattr(self.progress, figure)
-        shown, of = _SHOWN[figure](used), _SHOWN[figure](limit)
+        named = figure if figure != "cost" else f"cost_{str(self._budget.currency).lower()}"
+        shown, of = self._shown(figure, used), self._shown(figure, limit)
         if used >= limit:
             if self._say(figure, "passed", f"budget: {shown} of {of} used: it is passed", warn):
                 self._stop(warn)
-                self._call(Overrun(figure, True, used, limit, expected))
+                self._call(Overrun(named, True, used, limit, expected))
         elif expected is not None and expected.mean > limit:
-            low, mean, high = map(_SHOWN[figure], (expected.low, expected.mean, expected.high))
+            low, mean, high = (self._shown(figure, each) for each in (expected.low, expected.mean, expected.high))
             text = f"budget: {shown} of {of} used, {mean} expected at the end ({low} to {high}): it will be passed"
             if self._say(figure, "expected", text, warn):
-                self._call(Overrun(figure, False, used, limit, expected))
+                self._call(Overrun(named, False, used, limit, expected))
+
+    def _shown(self, figure: str, amount: float) -> str:
+        if figure == "cost":
+            return amounts.money(amount, self._budget.currency)
+        return amounts.energy(amount) if figure == "energy_j" else amounts.mass(amount)
 
     def _say(self, figure: str, what: str, text: str, warn: Warn) -> bool:
         if (figure, what) in self._said:
@@ -233,7 +257,9 @@ class Judge:
         def call() -> None:
             try:
                 on_budget(overrun)
-            except Exception:
-                logger.exception("tracker: on_budget failed; the run goes on")
+            except Exception as exc:
+                if type(exc) not in self._failed:  # once per cause
+                    self._failed.add(type(exc))
+                    logger.exception("tracker: on_budget failed; the run goes on")
 
         start_without_signals(threading.Thread(target=call, name="tracker-budget", daemon=True))

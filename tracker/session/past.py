@@ -81,6 +81,8 @@ def complete(run: Run, unsettled: Unsettled) -> Run:
         is_replayed=run.is_replayed,
         pue=run.pue,
         started_at=started_at,
+        price_per_kwh=run.price_per_kwh,
+        currency=run.currency,
         provenance=run.provenance,
     )
     return build_run(

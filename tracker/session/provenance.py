@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Final
 
+from tracker.records import Price
 from tracker.settings import Settings
 
 SECRET_NAME: Final = re.compile(r"token|key|secret|passw|credential|auth", re.IGNORECASE)
@@ -44,7 +45,7 @@ def settings_with_origin(settings: Settings) -> dict[str, Any]:
         if item.name in ("origins", "problems"):
             continue
         value = getattr(settings, item.name)
-        value = masked_url(value) if isinstance(value, str) else value
+        value = masked_url(value) if isinstance(value, str) else str(value) if isinstance(value, Price) else value
         out[item.name] = {
             "value": list(value) if isinstance(value, tuple) else value,
             "origin": settings.origins.get(item.name, "default"),

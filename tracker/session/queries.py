@@ -54,7 +54,8 @@ def runs(
         min_energy_j, max_energy_j: bounds on the measured energy, likewise on its emissions; a run whose figure is
             unknown fits none.
         sort: "started", "duration", "energy", "energy_modelled", "emissions", "emissions_modelled", "intensity",
-            "coverage", "pue" (the largest first), "name", "project", "zone", "status". Unknown comes last.
+            "cost" and "cost_modelled" (amounts, whatever the currency), "coverage", "pue" (the largest first), "name",
+            "project", "zone", "status". Unknown comes last.
         reverse: the other way round.
         limit: at most so many; None: all.
         offset: leave out so many of the first.

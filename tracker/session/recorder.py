@@ -115,6 +115,8 @@ class Recorder:
             is_replayed=settings.replay is not None,
             pue=settings.pue,
             started_at=datetime_of(self._clock.unix_us),
+            price_per_kwh=None if settings.price_per_kwh is None else settings.price_per_kwh.price_per_kwh,
+            currency=None if settings.price_per_kwh is None else settings.price_per_kwh.currency,
         )
         self._inbox = Inbox(unix_offset_us=self._clock.unix_offset_us, start_us=self._clock.boottime_us)
         self._ledger = Ledger(gap_us_of(settings.interval_s))

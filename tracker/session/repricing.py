@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,7 +17,7 @@ from tracker.errors import ProviderError, RunNotFoundError, SettingError
 from tracker.intensity.choice import CLOUD, IntensityChoice, choose
 from tracker.intensity.filling import LONGEST_HOLE, filled
 from tracker.machine import unix_us
-from tracker.records import IntensityValue, PricedFigures, Repriced, Repricing, Run
+from tracker.records import IntensityValue, Price, PricedFigures, Repriced, Repricing, Run
 from tracker.session.account import Priced, Pricer, covered_of, energies_of
 from tracker.session.asking import Asker
 from tracker.session.checks import CHECKS, checked_arguments
@@ -46,6 +46,7 @@ def reprice(
     intensity_file: str | Path | None = None,
     provider: str | None = None,
     pue: float | None = None,
+    price_per_kwh: str | None = None,
     at: datetime | str | None = None,
     store: bool | None = None,
     db: str | Path | None = None,
@@ -61,7 +62,7 @@ def reprice(
     Args:
         runs_or_ids: records, ids, beginnings of ids, or "last".
         every: all runs of which some energy is priced with values that are not final, instead.
-        zone, intensity_g_per_kwh, intensity_file, provider, pue: in place of the run's own.
+        zone, intensity_g_per_kwh, intensity_file, provider, pue, price_per_kwh: in place of the run's own.
         at: as if the run had begun then: aware, or as the local time.
         store: whether the run shows the result from now on; by default where nothing of the above is given.
         on_progress: called with the number of runs done, and of all.
@@ -81,6 +82,7 @@ def reprice(
         "intensity_file": intensity_file,
         "provider": provider,
         "pue": pue,
+        "price_per_kwh": price_per_kwh,
     }
     wanted = checked_arguments(given)
     if zone is not None and zone.strip().casefold() == CLOUD:
@@ -113,6 +115,7 @@ class WhatIf:
     intensity_file: str | None = None
     provider: str | None = None
     pue: float | None = None
+    price_per_kwh: Price | None = None
     at: datetime | None = None
 
 
@@ -234,8 +237,8 @@ class _Work:
 
     def _asked(self, run: Run, choice: IntensityChoice) -> _Asked | None:
         instead, settings = self._instead, self._settings
-        is_of_pue_alone = instead.pue is not None and replace(instead, pue=None) == WhatIf()
-        if instead.intensity_g_per_kwh is not None or is_of_pue_alone:
+        keeps_intensity = instead != WhatIf() and replace(instead, pue=None, price_per_kwh=None) == WhatIf()
+        if instead.intensity_g_per_kwh is not None or keeps_intensity:
             return None
         is_said = instead.provider is not None or instead.intensity_file is not None
         if not is_said and instead.zone is None and _is_users_own(run):
@@ -324,15 +327,18 @@ class _Work:
 
     def _result(self, task: _Task, priced: Priced) -> tuple[Repriced, Run]:
         run, choice = task.run, task.choice
+        price = self._instead.price_per_kwh
         new = replace(
             run,
+            price_per_kwh=run.price_per_kwh if price is None else price.price_per_kwh,
+            currency=run.currency if price is None else price.currency,
             emissions_g=priced.emissions.emissions_g,
             emissions_modelled_g=priced.emissions.emissions_modelled_g,
             pue=task.pue,
             intensity=priced.uses,
             zone=choice.zone,
         )
-        is_changed = (set(new.intensity), new.pue, new.zone) != (set(run.intensity), run.pue, run.zone)
+        is_changed = _made_of(new) != _made_of(run)
         warnings = list(priced.warnings if self._is_stored else (*choice.warnings, *priced.warnings))
         before, after = PricedFigures.of(run), PricedFigures.of(new)
         both = (*before.bases, *after.bases)
@@ -360,6 +366,11 @@ class _Work:
 
     def _say(self, text: str) -> None:
         self.notes[text] = None
+
+
+def _made_of(run: Run) -> Hashable:
+    """What emissions and cost of a run's energy follow from."""
+    return frozenset(run.intensity), run.pue, run.zone, run.price_per_kwh, run.currency
 
 
 def _is_users_own(run: Run) -> bool:

@@ -216,6 +216,7 @@ def track(
     intensity_file: str | Path | None = None,
     provider: str | None = None,
     pue: float | None = None,
+    price_per_kwh: str | None = None,
     interval_s: float | None = None,
     gpus: str | int | list[int | str] | tuple[int | str, ...] | None = None,
     db: str | Path | None = None,
@@ -235,6 +236,7 @@ def track(
     intensity_file: str | Path | None = None,
     provider: str | None = None,
     pue: float | None = None,
+    price_per_kwh: str | None = None,
     interval_s: float | None = None,
     gpus: str | int | list[int | str] | tuple[int | str, ...] | None = None,
     db: str | Path | None = None,
@@ -259,12 +261,14 @@ def track(
         provider: who is asked for the intensity of the grid while the run goes on: "neso", "electricitymaps", …, or
             "auto" for the zone's own operator where it needs no token. Nothing goes on the network without one.
         pue: power usage effectiveness of the building; 1.0 is IT energy only.
+        price_per_kwh: of electricity, with its currency: "0.30 EUR". Without one no cost is told.
         interval_s: sampling period in seconds; by default 1, and 0.1 for a GPU without an energy counter.
         gpus: "visible" (what CUDA shows this process), "all", "none", or indices and UUIDs.
         db: database file or SQLAlchemy URL.
         replay: a recorded trace in place of hardware.
-        budget: what the run may use: some of energy_j, energy_kwh, emissions_g, emissions_kg. A warning says when it is
-            expected to be passed, and another when it is. Measured energy counts; where none is, the modelled.
+        budget: what the run may use: some of energy_j, energy_kwh, emissions_g, emissions_kg, and cost_eur or the like,
+            in the currency of price_per_kwh. A warning says when it is expected to be passed, and another when it is.
+            Measured energy counts; where none is, the modelled.
         on_budget: called with an Overrun at both times, in a thread of its own.
         budget_action: "stop": the run's iterate() ends at its next item once the budget is passed.
         total_steps: of the whole training, where marks number their steps.
@@ -281,6 +285,7 @@ def track(
         "intensity_file": intensity_file,
         "provider": provider,
         "pue": pue,
+        "price_per_kwh": price_per_kwh,
         "interval_s": interval_s,
         "gpus": [gpus] if isinstance(gpus, int) and not isinstance(gpus, bool) else gpus,
         "db": db,
@@ -289,7 +294,12 @@ def track(
     arguments = checked_arguments(given)
     checked_name = None if name is None else settings_module.checked_text("name", name)
     checked_tags = settings_module.checked_tags(tags)
-    return Track(checked_name, checked_tags, arguments, _wish(budget, on_budget, budget_action, total_steps))
+    wish = _wish(budget, on_budget, budget_action, total_steps)
+    paid_in = None if wish is None or wish.budget is None else wish.budget.currency
+    price = arguments.get("price_per_kwh")
+    if paid_in is not None and price is not None and price.currency != paid_in:
+        raise SettingError(f"budget is in {paid_in}, and price_per_kwh in {price.currency}")
+    return Track(checked_name, checked_tags, arguments, wish)
 
 
 def _wish(budget: object, on_budget: Any, action: Any, total_steps: Any) -> Wish | None:

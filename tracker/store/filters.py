@@ -230,6 +230,11 @@ SORTS: Final[Mapping[str, Sort]] = {
     "intensity": Sort(
         lambda c: c.emissions_g / sa.func.nullif(c.energy_j * c.pue, 0) * JOULES_PER_KWH, _intensity_g_per_kwh
     ),
+    # Amounts, whatever the currency.
+    "cost": Sort(lambda c: c.energy_j / JOULES_PER_KWH * c.pue * c.price_per_kwh, lambda run: run.cost),
+    "cost_modelled": Sort(
+        lambda c: c.energy_modelled_j / JOULES_PER_KWH * c.pue * c.price_per_kwh, lambda run: run.cost_modelled
+    ),
     "coverage": Sort(lambda c: c.coverage, lambda run: run.coverage),
     "pue": Sort(lambda c: c.pue, lambda run: run.pue, is_figure=False),
     "name": Sort(lambda c: c.name, lambda run: run.name, is_figure=False, largest_first=False),

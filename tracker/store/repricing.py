@@ -193,6 +193,8 @@ def _details(connection: sa.Connection, ids: Sequence[str]) -> dict[str, tuple[A
                 runs.emissions_modelled_g,
                 runs.pue,
                 runs.zone,
+                runs.price_per_kwh,
+                runs.currency,
             )
             .join(tables.run_details)
             .where(runs.id.in_(part))
@@ -203,6 +205,8 @@ def _details(connection: sa.Connection, ids: Sequence[str]) -> dict[str, tuple[A
                 "emissions_modelled_g": row.emissions_modelled_g,
                 "pue": row.pue,
                 "zone": row.zone,
+                "price_per_kwh": row.price_per_kwh,
+                "currency": row.currency,
             }
             found[row.id] = (json.loads(row.warnings), json.loads(row.provenance), earlier)
     return found
@@ -214,6 +218,7 @@ def _run_row(pricing: NewPricing) -> rows.Row:
         "emissions_g": run.emissions_g,
         "emissions_modelled_g": run.emissions_modelled_g,
         "pue": run.pue,
+        **rows.price_columns(run),
         **rows.zone_columns(run.zone),
     }
 

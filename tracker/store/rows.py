@@ -57,6 +57,7 @@ def run_row(run: Run) -> Row:
         "parent_id": run.parent_id,
         "is_replayed": run.is_replayed,
         "pue": run.pue,
+        **price_columns(run),
         **zone_columns(run.zone),
     }
 
@@ -113,6 +114,8 @@ def run_of(row: Any, tags: Sequence[Any], devices: Sequence[Any], uses: Sequence
         energy_range_j=_range_of(row),
         parent_id=row.parent_id,
         is_replayed=row.is_replayed,
+        price_per_kwh=row.price_per_kwh,
+        currency=row.currency,
         provenance=json.loads(row.provenance),
     )
 
@@ -330,6 +333,10 @@ def zone_columns(zone: ZoneChoice | None) -> Row:
         "zone_origin": zone.origin if zone else None,
         "zone_detail": storable(zone.detail) if zone else None,
     }
+
+
+def price_columns(run: Run) -> Row:
+    return {"price_per_kwh": run.price_per_kwh, "currency": run.currency}
 
 
 def _range_columns(range_j: tuple[float, float] | None) -> Row:

@@ -139,6 +139,8 @@ PUT_PRICINGS: Final = _replacing(
     "emissions_modelled_g",
     "provider",
     "values_status",
+    "price_per_kwh",
+    "currency",
 )
 ADD_TO_SLOTS: Final = Insert(
     tables.slots,

@@ -28,7 +28,7 @@ from sqlalchemy import (
     event,
 )
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 
 metadata: Final = MetaData(
     naming_convention={
@@ -71,6 +71,8 @@ runs: Final = Table(
     Column("parent_id", Text),  # no foreign key: the parent may be in another database
     Column("is_replayed", Boolean, nullable=False),
     Column("totals_through_unix_us", BigInteger),  # how far the totals above go, while the run goes on
+    Column("price_per_kwh", Float),  # in currency; cost is energy × PUE × this
+    Column("currency", Text),
 )
 Index("ix_runs_started", runs.c.started_unix_us, runs.c.id)
 Index("ix_runs_status_started", runs.c.status, runs.c.started_unix_us)
@@ -295,6 +297,8 @@ pricings: Final = Table(
     Column("emissions_modelled_g", Float),
     Column("provider", Text),  # who was asked for the values; NULL: nobody
     Column("values_status", Text),  # the worst of them, as in Run.emissions_status
+    Column("price_per_kwh", Float),
+    Column("currency", Text),
 )
 
 pricing_uses: Final = Table(
@@ -329,7 +333,10 @@ SELECT id AS run_id, name, project, status,
        energy_modelled_j, energy_modelled_j / 3.6e6 AS energy_modelled_kwh,
        emissions_g, emissions_g / 1e3 AS emissions_kg,
        emissions_modelled_g, emissions_modelled_g / 1e3 AS emissions_modelled_kg,
-       pue, coverage, zone, zone_origin, parent_id, is_replayed
+       pue, coverage, zone, zone_origin, parent_id, is_replayed,
+       energy_j / 3.6e6 * pue * price_per_kwh AS cost,
+       energy_modelled_j / 3.6e6 * pue * price_per_kwh AS cost_modelled,
+       price_per_kwh, currency
 FROM runs
 """
 

@@ -12,9 +12,9 @@ from typing import Any, Final, Literal, cast
 import sqlalchemy as sa
 
 from tracker.errors import SettingError
-from tracker.records import Basis, Run, Subtotal, Total, datetime_of, unix_us_of
+from tracker.records import Basis, CostTotal, Run, Subtotal, Total, datetime_of, unix_us_of
 from tracker.store import tables
-from tracker.units import MICROSECONDS_PER_S
+from tracker.units import JOULES_PER_KWH, MICROSECONDS_PER_S
 
 Grouping = Literal["project", "name", "zone", "status", "month"]
 GROUPINGS: Final[tuple[Grouping, ...]] = ("project", "name", "zone", "status", "month")
@@ -52,15 +52,34 @@ class _Part:
 
 
 @dataclass(slots=True)
+class _Costs:
+    """What the runs of a group cost that have a price in one currency; None: of none of some of them it is known.
+
+    known: how many are in the measured ones.
+    """
+
+    measured: list[float | None] = field(default_factory=list)
+    modelled: list[float | None] = field(default_factory=list)
+    known: int = 0
+
+    def add(self, cost: float | None, cost_modelled: float | None, known: int) -> None:
+        self.measured.append(cost)
+        self.modelled.append(cost_modelled)
+        self.known += known
+
+
+@dataclass(slots=True)
 class Sums:
     """Sums of one group, to which rows of the database and records are added.
 
     Attributes:
         by_basis: of the intensities that priced the runs; None: not priced.
+        costs: of measured and of modelled energy, by currency.
         covered_us, timed_us: the time of the runs whose coverage is known, weighted by it and whole.
     """
 
     by_basis: dict[Basis | None, _Part] = field(default_factory=lambda: defaultdict(_Part))
+    costs: dict[str, _Costs] = field(default_factory=lambda: defaultdict(_Costs))
     duration_us: int = 0
     parts: int = 0
     covered_us: float = 0.0
@@ -75,6 +94,8 @@ class Sums:
             part.known[figure] += values[f"{figure}_known"]
             part.sums[figure].append(float(values[figure] or 0))
         part.priced_j.append(float(row.priced_j or 0))
+        if row.currency is not None:
+            self.costs[row.currency].add(row.cost, row.cost_modelled, values["energy_j_known"])
         self.duration_us += int(row.duration_us or 0)
         self.covered_us += float(row.covered_us or 0)
         self.timed_us += int(row.timed_us or 0)
@@ -91,6 +112,8 @@ class Sums:
                 part.sums[figure].append(value)
         if run.emissions_g is not None:
             part.priced_j.append(run.energy_j or 0.0)
+        if run.currency is not None:
+            self.costs[run.currency].add(run.cost, run.cost_modelled, int(run.cost is not None))
         duration_us = round(run.duration_s * MICROSECONDS_PER_S)
         self.duration_us += duration_us
         if run.coverage is not None:
@@ -130,6 +153,11 @@ class Sums:
             runs_energy_unknown=runs - sum(part.known["energy_j"] for part in parts),
             runs_emissions_unknown=runs - sum(part.known["emissions_g"] for part in parts),
             coverage=self.covered_us / self.timed_us if self.timed_us else None,
+            costs=tuple(
+                CostTotal(currency, _known_sum(costs.measured), _known_sum(costs.modelled))
+                for currency, costs in sorted(self.costs.items())
+            ),
+            runs_cost_unknown=runs - sum(costs.known for costs in self.costs.values()),
         )
 
 
@@ -162,7 +190,7 @@ def summed(
     parts = sa.select(*keys, sa.func.count().label("parts")).select_from(tables.runs).where(*ended)
     if inside is not None:
         sums = sums.where(c.id.not_in(inside))
-    sums = sums.group_by(*(sa.text(key.name) for key in keys), sa.text("basis"))
+    sums = sums.group_by(*(sa.text(key.name) for key in keys), sa.text("basis"), c.currency)
     for month, stretch in _months(connection, ended) if "month" in by else [("", ())]:
 
         def group(row: Any, month: str = month) -> Group:
@@ -193,6 +221,9 @@ def _sums(basis: sa.ColumnElement[Any]) -> sa.Select[Any]:
         sa.func.sum(c.coverage * c.duration_us).label("covered_us"),
         sa.func.sum(sa.case((c.coverage.is_not(None), c.duration_us), else_=0)).label("timed_us"),
         sa.func.sum(sa.case((c.emissions_g.is_not(None), c.energy_j))).label("priced_j"),
+        c.currency,
+        sa.func.sum(c.energy_j / JOULES_PER_KWH * c.pue * c.price_per_kwh).label("cost"),
+        sa.func.sum(c.energy_modelled_j / JOULES_PER_KWH * c.pue * c.price_per_kwh).label("cost_modelled"),
         *figures,
     )
 

@@ -555,6 +555,7 @@ def _pricing_row(run: Run, seq: int, unix_us: int, reason: str, provider: str | 
         "emissions_modelled_g": run.emissions_modelled_g,
         "provider": provider,
         "values_status": run.emissions_status,
+        **rows.price_columns(run),
     }
 
 

@@ -52,6 +52,11 @@ def intensity(intensity_g_per_kwh: float | None) -> str:
     return _in_ladder(intensity_g_per_kwh, ((1, "g/kWh"),))
 
 
+def money(cost: float | None, currency: str | None) -> str:
+    """A cost in its currency; unknown where either is."""
+    return UNKNOWN if currency is None else _in_ladder(cost, ((1, currency),))
+
+
 def size(size_bytes: float | None) -> str:
     """A size in bytes, kB, MB or GB."""
     return _in_ladder(size_bytes, _SIZE_BYTES)

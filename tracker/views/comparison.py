@@ -61,10 +61,11 @@ def comparison_parts(comparison: Comparison) -> Iterator[Part]:
     """The tables: of the runs whole, then by device, phase and unit of progress, and why emissions differ."""
     ids = short_ids(comparison.runs)
     names = [ids[run.id] for run in comparison.runs]
+    priced = ("cost", "") if any(run.currency is not None for run in comparison.runs) else ()
     for titles, rows, right_from in (
         (
-            ("id", "name", "lasted", "", "energy", "", "CO2e", "", "intensity", "cover"),
-            _totals(comparison.runs, ids),
+            ("id", "name", "lasted", "", "energy", "", "CO2e", "", *priced, "intensity", "cover"),
+            _totals(comparison.runs, ids, has_costs=bool(priced)),
             2,
         ),
         (("device", "id", "", "energy", "", "power", "cover", "method"), _devices(comparison, names), 3),
@@ -86,7 +87,7 @@ def comparison_notes(comparison: Comparison) -> tuple[list[str], list[str]]:
     return list(_notes(comparison, ids)), differing
 
 
-def _totals(runs: Sequence[Run], ids: dict[str, str]) -> Iterator[Row]:
+def _totals(runs: Sequence[Run], ids: dict[str, str], *, has_costs: bool) -> Iterator[Row]:
     first = runs[0]
     for run in runs:
         yield (
@@ -98,6 +99,14 @@ def _totals(runs: Sequence[Run], ids: dict[str, str]) -> Iterator[Row]:
             amounts.ratio(run.energy_j, first.energy_j),
             amounts.mass(run.emissions_g),
             amounts.ratio(run.emissions_g, first.emissions_g),
+            *(
+                (
+                    amounts.money(run.cost, run.currency),
+                    amounts.ratio(run.cost, first.cost if first.currency == run.currency else None),
+                )
+                if has_costs
+                else ()
+            ),
             amounts.intensity(run.intensity_g_per_kwh),
             amounts.share(run.coverage),
         )

@@ -152,7 +152,7 @@ def list_notes(runs: Sequence[Run], columns: Sequence[str]) -> Iterator[str]:
     ids = short_ids(runs)
     if not {"energy", "emissions", "coverage"}.isdisjoint(columns):
         yield FIGURES
-    if not {"energy_modelled", "emissions_modelled"}.isdisjoint(columns):
+    if not {"energy_modelled", "emissions_modelled", "cost_modelled"}.isdisjoint(columns):
         yield "modelled: an estimate, of parts that no meter reads; not part of energy and CO2e"
     modelled = [ids[run.id] for run in runs if run.energy_modelled_j is not None]
     if modelled and "energy_modelled" not in columns:
@@ -178,6 +178,10 @@ LIST_COLUMNS: Final[Mapping[str, ListColumn]] = {
     "emissions_modelled": _figure(
         "modelled CO2e", lambda run: amounts.mass(run.emissions_modelled_g), "emissions_modelled_g"
     ),
+    "cost": _figure("cost", lambda run: amounts.money(run.cost, run.currency), "cost", "currency"),
+    "cost_modelled": _figure(
+        "modelled cost", lambda run: amounts.money(run.cost_modelled, run.currency), "cost_modelled", "currency"
+    ),
     "intensity": _figure("intensity", lambda run: amounts.intensity(run.intensity_g_per_kwh), "intensity_g_per_kwh"),
     "pue": _figure("PUE", lambda run: f"{run.pue:g}", "pue"),
     "coverage": _figure("cover", lambda run: amounts.share(run.coverage), "coverage"),
@@ -193,6 +197,6 @@ DEFAULT_COLUMNS: Final = (
 )  # fmt: skip
 WIDE_COLUMNS: Final = (
     "id", "name", "project", "tags", "started", "duration", "energy", "energy_modelled", "power", "emissions",
-    "intensity", "zone", "coverage", "devices", "status", "replayed",
+    "cost", "intensity", "zone", "coverage", "devices", "status", "replayed",
 )  # fmt: skip
 _WIDE: Final = 140  # columns of a terminal that have room for WIDE_COLUMNS

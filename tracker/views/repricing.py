@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from tracker.records import PricedFigures, Repriced, Repricing
@@ -88,6 +88,7 @@ def _said(repricing: Repricing) -> Iterator[str]:
         if values:
             low, high = min(values), max(values)
             yield f"CO2e of the {what}{low:g}" + ("" if low == high else f" to {high:g}")
+    yield from _costs(runs)
     for text, count in Counter(warning for one in runs for warning in one.warnings).items():
         yield printable(text if len(runs) == 1 else f"{count} of {len(runs)}: {text}")
     for reason, ids in _by_reason(repricing).items():
@@ -95,6 +96,22 @@ def _said(repricing: Repricing) -> Iterator[str]:
         yield f"not priced ({len(ids)}): {named}: {reason}"
     for note in repricing.notes:
         yield printable(cut(note, _LONGEST_NOTE))
+
+
+def _costs(runs: Sequence[Repriced]) -> Iterator[str]:
+    """What the energy cost before and after, by currency, of the runs with a price."""
+    before, after = _by_currency(one.before for one in runs), _by_currency(one.after for one in runs)
+    for currency in dict.fromkeys((*before, *after)):
+        was, now = (amounts.money(cost.get(currency), currency) for cost in (before, after))
+        yield printable(f"cost of the measured energy: {was} before, {now} after")
+
+
+def _by_currency(figures: Iterable[PricedFigures]) -> dict[str, float]:
+    sums: dict[str, list[float]] = {}
+    for one in figures:
+        if one.cost is not None and one.currency is not None:
+            sums.setdefault(one.currency, []).append(one.cost)
+    return {currency: math.fsum(costs) for currency, costs in sums.items()}
 
 
 _FEW: Final = 5

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, TypeVar
 
@@ -110,6 +110,7 @@ def sections_of(run: Run) -> list[Section]:
     if run.energy_modelled_j is not None:
         sections.append(Section("modelled", [_modelled(run)], _rows(d for d in run.devices if d.method == "model")))
     sections.append(Section("emissions", list(_emissions(run))))
+    sections.append(Section("cost", list(_cost(run))))
     sections.append(Section("intensity", list(_intensity(run))))
     sections.append(Section("progress", list(_progress(run))))
     sections.append(Section("not measured", list(_not_measured(run))))
@@ -250,6 +251,30 @@ def _emissions(run: Run) -> Iterator[str]:
         zone = f", zone {printable(before['zone'])}" if before["zone"] else ""
         said = " and ".join(masses) or amounts.UNKNOWN
         yield f"priced anew on {earlier['at'][:10]}; before: {said} CO2e; {pue_text(before['pue'])}{zone}"
+
+
+def _cost(run: Run) -> Iterator[str]:
+    """What the electricity cost, of a run that has a price."""
+    if run.price_per_kwh is None:
+        return
+    price = f"{pue_text(run.pue)}, at {run.price_per_kwh:.10g} {run.currency}/kWh"
+    if run.cost is not None:
+        yield printable(f"{amounts.money(run.cost, run.currency)} of the measured energy; {price}")
+    if run.cost_modelled is not None:
+        yield printable(
+            f"{amounts.money(run.cost_modelled, run.currency)} of the modelled energy, an estimate; {price}"
+        )
+    if run.cost is None and run.cost_modelled is None:
+        yield "unknown, as no energy is"
+    for earlier in run.provenance.get("repriced", ())[-1:]:
+        before = earlier["before"]
+        was = replace(
+            run, pue=before["pue"], price_per_kwh=before.get("price_per_kwh"), currency=before.get("currency")
+        )
+        if (was.cost, was.currency) != (run.cost, run.currency):
+            price = "no price" if was.price_per_kwh is None else f"{was.price_per_kwh:.10g} {was.currency}/kWh"
+            said = amounts.money(was.cost, was.currency)
+            yield printable(f"priced anew on {earlier['at'][:10]}; before: {said}; {pue_text(was.pue)}, at {price}")
 
 
 def _apart(subtotal: Subtotal) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from tracker.records import Total
+from tracker.records import CostTotal, Total
 from tracker.views import amounts
 from tracker.views.export import Column
 from tracker.views.tables import printable, table, wrap
@@ -44,6 +44,8 @@ def totals_grid(totals: Sequence[Total]) -> tuple[list[str], list[list[str]], li
         ("modelled", [amounts.energy(total.energy_modelled_j) for total in totals]),
         ("CO2e", [amounts.mass(total.emissions_g) for total in totals]),
         ("modelled", [amounts.mass(total.emissions_modelled_g) for total in totals]),
+        ("cost", [_costs(total.costs, "cost") for total in totals]),
+        ("modelled", [_costs(total.costs, "cost_modelled") for total in totals]),
         ("cover", [amounts.share(total.coverage) for total in totals]),
     ]
     always = {*groups, "runs", "energy", "CO2e"}
@@ -56,6 +58,12 @@ def totals_grid(totals: Sequence[Total]) -> tuple[list[str], list[list[str]], li
         ["-" if cell == amounts.UNKNOWN else cell for cell in row] for row in zip(*(c for _, c in columns), strict=True)
     ]
     return [title for title, _ in columns], rows, list(range(len(groups), len(columns)))
+
+
+def _costs(costs: Sequence[CostTotal], figure: str) -> str:
+    """Sums of money, one for each currency."""
+    known = [(getattr(cost, figure), cost.currency) for cost in costs]
+    return printable(" + ".join(amounts.money(*each) for each in known if each[0] is not None)) or amounts.UNKNOWN
 
 
 def _label(value: str | None) -> str:
@@ -80,6 +88,9 @@ def totals_notes(totals: Sequence[Total]) -> Iterator[str]:
     unpriced = sum(total.runs_emissions_unknown for total in totals)
     if unpriced > unknown:
         yield f"in no sum of CO2e, as no intensity is known: {_runs(unpriced - unknown)}"
+    unpaid = sum(total.runs_cost_unknown for total in totals)
+    if unpaid and any(total.costs for total in totals):
+        yield f"in no sum of cost, as no price was given or nothing was measured: {_runs(unpaid)}"
     parts = sum(total.parts for total in totals)
     if parts:
         yield f"left out as parts of runs that are counted: {_runs(parts)}"
@@ -112,6 +123,8 @@ TOTAL_COLUMNS: Final = (
     Column("runs_energy_unknown", "", "how many of the runs are not in energy_j"),
     Column("runs_emissions_unknown", "", "how many of the runs are not in the emissions"),
     Column("coverage", "", "mean coverage of the runs, weighted by their time"),
+    Column("costs", "", "what the energy cost by currency, of the runs with a price, as a JSON array"),
+    Column("runs_cost_unknown", "", "how many of the runs are in no cost of measured energy"),
 )
 
 

@@ -107,6 +107,7 @@ def plain_line(watched: Watched, at: datetime, *, is_ascii: bool = False) -> str
         f"GPUs {amounts.power(math.fsum(known) if known else None)}{of_all}" if newest and is_on else "",
         _energy(run),
         _emissions(run),
+        _cost(run),
         _progress(watched.mark),
         "replayed" if run.is_replayed else "",
         f"{len(run.warnings)} warnings" if run.warnings else "",
@@ -130,7 +131,8 @@ def _run_lines(watched: Watched, look: Look, at: datetime, *, are_boxes: bool) -
     is_short = columns_of(name) + 2 + columns_of(state) <= look.width
     title = [f"{name}  {state}"] if is_short else [cut(name, look.width), *wrap(state, look.width)]
     lines = [_bold(line, look) for line in title]
-    figures = f"{_energy(run)}; {_emissions(run)}; coverage {amounts.share(run.coverage)}{dated}"
+    parts = (_energy(run), _emissions(run), _cost(run), f"coverage {amounts.share(run.coverage)}{dated}")
+    figures = "; ".join(filter(None, parts))
     lines.extend(wrap(figures, look.width))
     if run.is_replayed:
         lines.extend(wrap("replayed: a recorded trace stands in for the hardware", look.width))
@@ -181,6 +183,16 @@ def _emissions(run: Run) -> str:
     return f"{' and '.join(parts)} CO2e" if parts else "emissions unknown"
 
 
+def _cost(run: Run) -> str:
+    """Of a run that has a price."""
+    if run.currency is None:
+        return ""
+    parts = [amounts.money(run.cost, run.currency)] if run.cost is not None else []
+    if run.cost_modelled is not None:
+        parts.append(f"{amounts.money(run.cost_modelled, run.currency)} of the modelled energy")
+    return printable(" and ".join(parts)) or "cost unknown"
+
+
 def _grid(run: Run) -> str:
     own = [use.value for use in run.intensity if use.value.signal == "average"]
     if not own:
@@ -199,6 +211,7 @@ def _expected(progress: Progress | None) -> str:
     for figure, shown, what in (
         (progress.energy_j, amounts.energy, ""),
         (progress.emissions_g, amounts.mass, " CO2e"),
+        (progress.cost, lambda cost: amounts.money(cost, progress.currency), ""),
         (progress.left_s, amounts.duration, " left"),
     ):
         if figure is not None:
