@@ -25,9 +25,11 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from html_page import Page
 from stored_runs import (
     BOOT_US,
     GPU,
+    PACKAGE,
     ROOT,
     SECOND_US,
     START,
@@ -42,10 +44,13 @@ from stored_runs import (
 
 import tracker
 from tracker.cli import cli
+from tracker.machine import this_segment
 from tracker.progress import Expected, Progress
 from tracker.records import ClockPair, DeviceEnergy, Mark, NotMeasured, Reading
+from tracker.serving import pages
 from tracker.session.watching import KEPT_S, Watcher, by_second
 from tracker.store.codec import append_reading
+from tracker.store.opening import open_for_writing
 from tracker.store.writing import RunWriter
 from tracker.views.tables import columns_of
 from tracker.views.watching import Look, Watched, frame_of, plain_line
@@ -66,8 +71,8 @@ def watched(**changes) -> Watched:
     fields = {
         "run": replace(run, **{key: value for key, value in changes.items() if hasattr(run, key)}),
         "read_at": AT,
-        "devices": {("gpu", f"GPU-{number}"): replace(GPU, key=f"GPU-{number}") for number in range(8)},
-        "power_w": {("gpu", f"GPU-{number}"): powers for number in range(8)},
+        "devices": [replace(GPU, key=f"GPU-{number}") for number in range(8)],
+        "power_w": dict.fromkeys(range(8), powers),
         "power_at": AT,
         "mark": Mark(START, 1.0, {"step": 12, "loss": 0.25}),
     }
@@ -153,7 +158,7 @@ def test_what_is_expected_stands_with_its_range_and_what_is_not_known_of_it_is_l
 
 def test_what_is_unknown_is_unknown_and_measured_and_modelled_stay_apart():
     unknown = watched(energy_j=None, emissions_g=None, energy_modelled_j=None, emissions_modelled_g=None, coverage=None)
-    silent = watched(power_w={("gpu", "GPU-0"): (math.nan,)})
+    silent = watched(power_w={0: (math.nan,)})
 
     assert "energy unknown; emissions unknown; coverage unknown" in frame_of([unknown], Look(200), AT, "x")
     assert "unknown: not read yet" in " ".join(frame_of([silent], Look(200), AT, "x"))
@@ -164,14 +169,14 @@ def test_what_is_unknown_is_unknown_and_measured_and_modelled_stay_apart():
 
 def test_a_device_that_has_fallen_silent_has_no_power_now():
     """As a GPU that was lost: its last reading is not what it draws."""
-    powers = {("gpu", f"GPU-{number}"): (350.0,) for number in range(8)}
-    silent = watched(power_w={**powers, ("gpu", "GPU-3"): (700.0, *[math.nan] * 90)})
+    powers = dict.fromkeys(range(8), (350.0,))
+    silent = watched(power_w={**powers, 3: (700.0, *[math.nan] * 90)})
 
     boxes, rows = ("\n".join(frame_of([silent], Look(200, height), AT, "x")) for height in (0, 15))
     assert "unknown: unread for 1.50 min" in boxes and "unknown: unread for 1.50 min" in rows
     assert boxes.count("350 W of 700 W") == 7
     assert "GPUs 2.45 kW (7 of 8, the others unknown)" in plain_line(silent, AT)
-    assert "; GPUs unknown; " in plain_line(watched(power_w={("gpu", "GPU-0"): (math.nan,)}), AT)
+    assert "; GPUs unknown; " in plain_line(watched(power_w={0: (math.nan,)}), AT)
 
 
 def test_power_of_a_database_that_is_behind_is_dated():
@@ -241,8 +246,6 @@ def db(tmp_path, monkeypatch):
 
 def a_live_writer(path, run_id="live") -> RunWriter:
     """A writer of this process, so that its run counts as going on."""
-    from tracker.machine import this_segment
-
     run = replace(a_full_run(run_id), status="running", ended_at=None, devices=(), started_at=datetime.now(UTC))
     return writer_of(path, run, replace(this_segment(), started=after(0)))
 
@@ -258,11 +261,11 @@ def test_a_watcher_sees_power_second_by_second_and_reads_no_second_twice(db):
     (then,) = watcher.look()
     writer.close()
 
-    powers = then.power_w["gpu", "GPU-1"]
-    assert first.run.status == "running" and first.devices["gpu", "GPU-1"].max_power_mw == 700_000
-    assert first.power_w["gpu", "GPU-1"] == powers[: len(first.power_w["gpu", "GPU-1"])]
+    powers = then.power_w[0]
+    assert first.run.status == "running" and first.devices[0].max_power_mw == 700_000
+    assert first.power_w[0] == powers[: len(first.power_w[0])]
     assert len(powers) == 8 and min(powers) >= 100.0
-    assert then.power_w["cpu_package", "intel-rapl:0"][-1] == pytest.approx(10.0, rel=0.01)
+    assert then.power_w[1][-1] == pytest.approx(10.0, rel=0.01)
 
 
 def test_a_second_without_a_reading_of_its_own_is_no_gap():
@@ -289,12 +292,9 @@ def test_sealed_readings_are_seen_and_only_the_newest_of_them(db):
     (then,) = watcher.look()
     writer.close()
 
-    assert (
-        len(first.power_w["gpu", "GPU-1"]) == KEPT_S
-        and not np.isnan(first.power_w["cpu_package", "intel-rapl:0"]).any()
-    )
+    assert len(first.power_w[0]) == KEPT_S and not np.isnan(first.power_w[1]).any()
     assert then.power_at - first.power_at == timedelta(seconds=1)
-    assert then.power_w["gpu", "GPU-1"][:-2] == first.power_w["gpu", "GPU-1"][1:-1]
+    assert then.power_w[0][:-2] == first.power_w[0][1:-1]
 
 
 def test_a_device_that_falls_silent_is_unknown_beside_those_that_go_on(db):
@@ -307,8 +307,8 @@ def test_a_device_that_falls_silent_is_unknown_beside_those_that_go_on(db):
     (one,) = Watcher(db=db).look()
     writer.close()
 
-    assert one.power_w["gpu", "GPU-1"][0] == 100.0 and math.isnan(one.power_w["gpu", "GPU-1"][-1])
-    assert not math.isnan(one.power_w["cpu_package", "intel-rapl:0"][-1])
+    assert one.power_w[0][0] == 100.0 and math.isnan(one.power_w[0][-1])
+    assert not math.isnan(one.power_w[1][-1])
 
 
 def test_power_goes_on_after_the_calendar_clock_was_set_back(db):
@@ -326,7 +326,7 @@ def test_power_goes_on_after_the_calendar_clock_was_set_back(db):
     (then,) = watcher.look()
     writer.close()
 
-    assert before.power_at - then.power_at > timedelta(minutes=59) and not math.isnan(then.power_w["gpu", "GPU-1"][-1])
+    assert before.power_at - then.power_at > timedelta(minutes=59) and not math.isnan(then.power_w[0][-1])
 
 
 def test_a_run_file_that_is_folded_in_is_followed_into_its_database(db):
@@ -515,3 +515,31 @@ def test_without_a_terminal_there_is_a_line_for_each_look(db):
 
     assert all("; live; finetune; running; " in line for line in lines)
     assert process.returncode == 0 and trouble == ""
+
+
+def test_machines_are_named_where_a_run_has_several_and_their_devices_stay_apart(db):
+    writer = a_live_writer(db)
+    writer.commit_second(second(0), after(1))
+    here = replace(this_segment(), host="gpu-b.cluster.example", pid=1, started=after(0))
+    other = RunWriter(open_for_writing(db))
+    other.begin(replace(a_full_run("live"), status="running", ended_at=None), here)
+    other.add_devices([GPU, PACKAGE])
+    rows = array("q")
+    append_reading(rows, 0, Reading(BOOT_US + 100, 33_000))
+    other.commit_second(rows, after(1))
+    (one,) = Watcher(db=db).look()
+    writer.close()
+    other.close()
+
+    assert one.power_w[0][-1] >= 100.0 and one.power_w[2][-1] == 33.0
+    told = "\n".join(frame_of([one], Look(200), AT, "x"))
+    assert "gpu-b GPU 0" in told and f"{one.hosts[0].partition('.')[0]} GPU 0" in told
+    labels = Page(pages.run_page(one.run, one.hosts)).texts
+    assert "gpu-b GPU 0 Test GPU" in labels
+    assert not any("gpu-b" in text for text in Page(one.run._repr_html_()).texts)  # which may be shown to others
+
+
+def test_one_machine_is_not_named():
+    told = "\n".join(frame_of([replace(watched(), hosts=("node1",) * 9)], Look(200), AT, "x"))
+
+    assert "GPU 0" in told and "node1" not in told

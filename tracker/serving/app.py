@@ -166,8 +166,11 @@ class _Pages:
         return pages.runs_page(found, given, offset, PAGE_RUNS, queries.count(run_filter, db=self._db))
 
     async def run(self, request: Request) -> Response:
-        run = await run_in_threadpool(get, request.path_params["run_id"], db=self._db)
-        return HTMLResponse(await run_in_threadpool(pages.run_page, run))
+        return HTMLResponse(await run_in_threadpool(self._run, request.path_params["run_id"]))
+
+    def _run(self, run_id: str) -> str:
+        run = get(run_id, db=self._db)
+        return pages.run_page(run, reader_with(run).device_hosts(run.id))
 
     async def compare(self, request: Request) -> Response:
         ids = request.query_params.getlist("run")

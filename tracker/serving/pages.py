@@ -11,7 +11,7 @@ from tracker.comparison import Comparison
 from tracker.records import Run, Total
 from tracker.views.listing import WIDE_COLUMNS, list_notes, name_of, runs_grid
 from tracker.views.report import cell_html, comparison_blocks, fragment_of, run_blocks
-from tracker.views.summary import part_name
+from tracker.views.summary import KIND_LABELS, beside_label, device_titles
 from tracker.views.tables import printable
 from tracker.views.totals import totals_grid, totals_notes
 
@@ -110,11 +110,17 @@ def _paging(given: Mapping[str, str], offset: int, limit: int, count: int) -> st
     return f'<nav class="paging" aria-label="Further runs">{" ".join(links)}</nav>' if links else ""
 
 
-def run_page(run: Run) -> str:
-    """One run: its figures, charts over time with a table beside them, and all that the report has."""
-    labels = "".join(
-        f'<li data-device="{index}">{html.escape(_device(run, index))}</li>' for index in range(len(run.devices))
-    )
+def run_page(run: Run, hosts: Sequence[str] = ()) -> str:
+    """One run: its figures, charts over time with a table beside them, and all that the report has.
+
+    Args:
+        hosts: the machines of its devices, in their order.
+    """
+    names = [
+        printable(f"{title} {beside_label(KIND_LABELS[device.kind], device.name)}".rstrip())
+        for title, device in zip(device_titles(run, hosts), run.devices, strict=True)
+    ]
+    labels = "".join(f'<li data-device="{index}">{html.escape(name)}</li>' for index, name in enumerate(names))
     charts = f"""
 <section aria-labelledby="over-time" class="charts" data-run="{html.escape(run.id)}">
 <h2 id="over-time">Power, emissions and intensity over time</h2>
@@ -140,13 +146,6 @@ def run_page(run: Run) -> str:
 def summary_of(run: Run) -> str:
     """The first table of a run's page, as it is brought up to date while the run goes on."""
     return fragment_of([next(iter(run_blocks(run, None, 2)))])
-
-
-def _device(run: Run, index: int) -> str:
-    device = run.devices[index]
-    number = sum(other.kind == device.kind for other in run.devices[:index])
-    which = device.attributes.get("index", number) if device.kind == "gpu" else None
-    return printable(part_name(device.kind, device.name, which))
 
 
 def compare_page(comparison: Comparison) -> str:

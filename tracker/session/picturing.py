@@ -8,7 +8,7 @@ import numpy as np
 
 from tracker.curves import RunCurves, SlotCurves, power_of, reduced
 from tracker.emissions import SLOT_S, SlotEnergies, Timeline, price
-from tracker.records import DeviceKind, Run, Samples, unix_us_of
+from tracker.records import Run, Samples, unix_us_of
 from tracker.session.account import covered_of
 from tracker.store.reading import RunReader
 from tracker.units import MICROSECONDS_PER_S, TWICE_NANOJOULES_PER_J
@@ -17,17 +17,17 @@ COLUMNS = 1200  # more than a printed page shows
 
 
 def curves_of(run: Run, columns: int = COLUMNS) -> RunCurves:
-    """A stored or ended run as a picture shows it; without raw samples, as after `tracker db prune`, by its slots."""
+    """A run from the database as a picture shows it; without raw samples, as after `tracker db prune`, by its slots."""
     if run.started_at is None:
         return RunCurves((), None, 0, 0)
     start_us = unix_us_of(run.started_at)
     end_us = start_us + max(1, round(run.duration_s * MICROSECONDS_PER_S))
-    by_device: dict[tuple[DeviceKind, str], list[Samples]] = {}
-    for samples in run.samples():
-        by_device.setdefault((samples.device.kind, samples.device.key), []).append(samples)
+    by_device: dict[int, list[Samples]] = {}  # by number: two machines may have devices of one key
+    for index, samples in run.source.each_samples(run.id) if isinstance(run.source, RunReader) else ():
+        by_device.setdefault(index, []).append(samples)
     found = []
-    for device in run.devices:
-        unix_us, power_w = power_of(by_device.get((device.kind, device.key), []))
+    for index, device in enumerate(run.devices):
+        unix_us, power_w = power_of(by_device.get(index, []))
         if len(unix_us):
             found.append((device, reduced(unix_us, power_w, start_us, end_us, columns)))
     return RunCurves(tuple(found), slots_of(run), start_us, end_us)

@@ -22,7 +22,7 @@ from tracker.session.judge import Judge
 from tracker.session.past import get, interval_s_of, reader_with, readers
 from tracker.store.recent import recent
 from tracker.units import MICROSECONDS_PER_S
-from tracker.views.watching import DeviceKey, Watched
+from tracker.views.watching import Watched
 
 if TYPE_CHECKING:
     from tracker.records import FloatColumn, IntColumn
@@ -109,8 +109,9 @@ class _Followed:
     def __init__(self, run: Run, read_at: datetime) -> None:
         self._due_s = -math.inf
         self._devices: tuple[Device, ...] = ()
-        self._power_w: dict[DeviceKey, deque[float]] = {}
-        self._through_s: dict[DeviceKey, int] = {}  # the second of the newest power, since 1970
+        self._hosts: tuple[str, ...] = ()
+        self._power_w: dict[int, deque[float]] = {}
+        self._through_s: dict[int, int] = {}  # the second of the newest power, since 1970
         self._mark: Mark | None = None
         self._judge = Judge()  # of what was read since it is watched
         self.take(run, read_at)
@@ -123,13 +124,21 @@ class _Followed:
     def watched(self) -> Watched:
         newest_s = max(self._through_s.values(), default=None)
         power_w = {}
-        for key, powers in self._power_w.items():
-            behind_s = (newest_s or 0) - self._through_s[key]
+        for index, powers in self._power_w.items():
+            behind_s = (newest_s or 0) - self._through_s[index]
             is_silent = behind_s * MICROSECONDS_PER_S > self._gap_us
-            power_w[key] = (*powers, *[math.nan] * (min(behind_s, KEPT_S) if is_silent else 0))
+            power_w[index] = (*powers, *[math.nan] * (min(behind_s, KEPT_S) if is_silent else 0))
         power_at = None if newest_s is None else datetime_of(newest_s * MICROSECONDS_PER_S)
-        devices = {(device.kind, device.key): device for device in self._devices}
-        return Watched(self._run, self._read_at, devices, power_w, power_at, self._mark, self._judge.progress)
+        return Watched(
+            self._run,
+            self._read_at,
+            self._devices,
+            power_w,
+            power_at,
+            self._mark,
+            self._judge.progress,
+            self._hosts,
+        )
 
     def look(self, clock_s: Callable[[], float], now: Callable[[], datetime]) -> None:
         """Read what is new.
@@ -139,11 +148,13 @@ class _Followed:
         """
         if self._run.status != "running":
             self._mark = self._mark or self._reader.last_mark(self._run.id)
+            self._hosts = self._hosts or self._reader.device_hosts(self._run.id)
             return
         before_s = clock_s()
         if before_s >= self._due_s:
             self.take(self._reader.get(self._run.id), now())
             self._devices = self._reader.devices(self._run.id)
+            self._hosts = self._reader.device_hosts(self._run.id)
             self._due_s = before_s + (clock_s() - before_s) / SHARE
             self._look_at_progress()
         self._look_at_power()
@@ -159,37 +170,36 @@ class _Followed:
             self._judge.judge(self._run, 0.0, 0.0, lambda *_: None)
 
     def _look_at_power(self) -> None:
-        pieces: dict[DeviceKey, list[Samples]] = {}
-        for samples in recent(
+        pieces: dict[int, list[Samples]] = {}
+        for index, samples in recent(
             self._reader, self._run.id, self._devices, self._since_unix_us(), KEPT_S * MICROSECONDS_PER_S
         ):
-            key = samples.device.kind, samples.device.key
-            pieces.setdefault(key, []).append(samples)
-        for key, of_device in pieces.items():
+            pieces.setdefault(index, []).append(samples)
+        for index, of_device in pieces.items():
             unix_us, power_w = power_of(of_device)
             if len(unix_us):
-                self._append(key, unix_us, power_w)
+                self._append(index, unix_us, power_w)
 
     def _since_unix_us(self) -> int | None:
         """From when on readings are wanted: some are read again, so that nothing is missing between two looks."""
         through_s = min(self._through_s.values(), default=None)
         return None if through_s is None else through_s * MICROSECONDS_PER_S - 2 * self._gap_us
 
-    def _append(self, key: DeviceKey, unix_us: IntColumn, power_w: FloatColumn) -> None:
+    def _append(self, index: int, unix_us: IntColumn, power_w: FloatColumn) -> None:
         last_s = int(unix_us[-1]) // MICROSECONDS_PER_S
-        through_s = self._through_s.get(key)
+        through_s = self._through_s.get(index)
         if through_s is not None and last_s < through_s - _SET_BACK_S:
             through_s = None
         if through_s is None or last_s - through_s >= KEPT_S:
-            self._power_w[key] = deque(maxlen=KEPT_S)
+            self._power_w[index] = deque(maxlen=KEPT_S)
             first_s = max(int(unix_us[0]) // MICROSECONDS_PER_S, last_s - KEPT_S + 1)
         elif last_s < through_s:
             return
         else:
-            self._power_w[key].pop()  # that second had not ended
+            self._power_w[index].pop()  # that second had not ended
             first_s = through_s
-        self._power_w[key].extend(by_second(unix_us, power_w, first_s, last_s, self._gap_us).tolist())
-        self._through_s[key] = last_s
+        self._power_w[index].extend(by_second(unix_us, power_w, first_s, last_s, self._gap_us).tolist())
+        self._through_s[index] = last_s
 
 
 def by_second(unix_us: IntColumn, power_w: FloatColumn, first_s: int, last_s: int, gap_us: int) -> FloatColumn:

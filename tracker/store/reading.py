@@ -306,6 +306,13 @@ class RunReader:
         with self._snapshot() as connection:
             return devices_of(connection, run_id)
 
+    def device_hosts(self, run_id: str) -> tuple[str, ...]:
+        """The machines that the devices of a run are in, in the order of devices."""
+        c = tables.devices.c
+        query = sa.select(c.host).where(c.run_id == run_id).order_by(c.device_index)
+        with self._snapshot() as connection:
+            return tuple(connection.scalars(query))
+
     def last_readings(self, run_id: str, of: Segment) -> dict[tuple[str, str], Reading]:
         """The newest reading of each device of a machine since its boot, by kind and key.
 

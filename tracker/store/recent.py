@@ -19,8 +19,10 @@ _LONGEST_CHUNK_US: Final = 180 * MICROSECONDS_PER_S  # a minute, unless the writ
 
 def recent(
     reader: RunReader, run_id: str, devices: Sequence[Device], since_unix_us: int | None, most_us: int
-) -> list[Samples]:
+) -> list[tuple[int, Samples]]:
     """The newest readings of each segment and device, and some before those that are asked for.
+
+    With the number of the device, as two machines may have devices of one key.
 
     Args:
         devices: of the run as last read; those that it has taken up since are left out.
@@ -57,7 +59,7 @@ def recent(
                 if len(of_device):
                     pieces[index].append(samples_of_hot(device, of_device))
                 if pieces[index]:
-                    found.append(joined(device, pieces[index], offset_us))
+                    found.append((index, joined(device, pieces[index], offset_us)))
     return found
 
 

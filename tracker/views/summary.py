@@ -375,6 +375,23 @@ def part_name(kind: DeviceKind, name: str, number: object = None) -> str:
     return f"{which} {beside_label(label, name)}".rstrip()
 
 
+def device_titles(run: Run, hosts: Sequence[str] = ()) -> Iterator[str]:
+    """What each device of a run is called beside its like: "GPU 0", or "node1 GPU 0" where there are several machines.
+
+    Args:
+        hosts: the machines of the devices, in their order; empty: not known.
+    """
+    places = hosts if len(hosts) == len(run.devices) else [""] * len(run.devices)
+    first_words = {host: host.partition(".")[0] for host in places}
+    are_distinct = len(set(first_words.values())) == len(first_words)
+    counts: Counter[tuple[str, DeviceKind]] = Counter()
+    for device, host in zip(run.devices, places, strict=True):
+        number = device.attributes.get("index", counts[host, device.kind])
+        counts[host, device.kind] += 1
+        title = part_name(device.kind, "", number if device.kind == "gpu" else None)
+        yield f"{first_words[host] if are_distinct else host} {title}" if len(first_words) > 1 else title
+
+
 def beside_label(label: str, name: str) -> str:
     """A part's name where its kind stands before it: "CPU package-0" would say CPU twice."""
     return "" if name == label else name.removeprefix(f"{label} ")

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 from tracker.progress import Progress
-from tracker.records import Device, DeviceEnergy, DeviceKind, Mark, Run
+from tracker.records import Device, DeviceEnergy, Mark, Run
 from tracker.units import MILLIWATTS_PER_W
 from tracker.views import amounts
 from tracker.views.listing import name_of
-from tracker.views.summary import part_name
+from tracker.views.summary import KIND_LABELS, beside_label, device_titles, part_name
 from tracker.views.tables import columns_of, cut, printable, wrap
 
 _BOX_WIDTH: Final = 38
@@ -25,8 +25,6 @@ _OLD_POWER_S: Final = 10.0  # likewise; readings are committed each second, on a
 _SPARKS: Final = "▁▂▃▄▅▆▇█"
 _ASCII_SPARKS: Final = "_.-=+*#@"
 
-DeviceKey = tuple[DeviceKind, str]
-
 
 @dataclass(frozen=True, slots=True)
 class Watched:
@@ -35,20 +33,44 @@ class Watched:
     Attributes:
         run: as last read.
         read_at: when that was; its figures are of then.
-        devices: what is known of them beside their energy, by kind and key.
-        power_w: the power of each device, second by second, the newest last; NaN where it is unknown.
+        devices: what is known of the run's devices beside their energy, in their order; empty: nothing yet.
+        power_w: by number of the device its power, second by second, the newest last; NaN where it is unknown.
         power_at: the newest reading of any device; None: there is none.
         mark: the newest; None: none.
         progress: what is expected at the end, as far as it has been watched; None: nothing is marked.
+        hosts: the machines that the devices are in, in their order; empty: not known.
     """
 
     run: Run
     read_at: datetime
-    devices: Mapping[DeviceKey, Device]
-    power_w: Mapping[DeviceKey, Sequence[float]]
+    devices: Sequence[Device]
+    power_w: Mapping[int, Sequence[float]]
     power_at: datetime | None
     mark: Mark | None
     progress: Progress | None = None
+    hosts: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """A device of a run as it is shown.
+
+    Attributes:
+        title: its kind, with the machine before it where there are several, and its number among its like there.
+        name: of its model.
+        powers: second by second.
+        power: the power now, or why it is unknown; of a run that has ended its mean.
+        power_w: the same as a number; None: unknown.
+        limit_w: None: unknown.
+    """
+
+    device: DeviceEnergy
+    title: str
+    name: str
+    powers: Sequence[float]
+    power: str
+    power_w: float | None
+    limit_w: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +116,8 @@ def nothing_runs(place: str, at: datetime, *, is_ascii: bool = False) -> str:
 def plain_line(watched: Watched, at: datetime, *, is_ascii: bool = False) -> str:
     """A run on one line, for where there is no terminal."""
     run = watched.run
-    newest = [_newest(powers) for (kind, _), powers in watched.power_w.items() if kind == "gpu"]
+    is_gpu = {index for index, device in enumerate(run.devices) if device.kind == "gpu"}
+    newest = [_newest(powers) for index, powers in watched.power_w.items() if index in is_gpu]
     known = [power for power in newest if power is not None]
     of_all = "" if not known or len(known) == len(newest) else f" ({len(known)} of {len(newest)}, the others unknown)"
     is_on = run.status == "running"
@@ -140,14 +163,14 @@ def _run_lines(watched: Watched, look: Look, at: datetime, *, are_boxes: bool) -
     if is_on and power_at is not None and (at - power_at).total_seconds() > _OLD_POWER_S:
         lines.extend(wrap(f"power is of {power_at.astimezone():%H:%M:%S}: nothing newer is here yet", look.width))
     left_out = {(part.kind, part.key) for part in run.not_measured}
-    devices = [d for d in run.devices if d.kind == "gpu" or (d.kind, d.key) not in left_out]
-    gpus = [device for device in devices if device.kind == "gpu"]
-    others = [device for device in devices if device.kind != "gpu"]
+    shown = list(_shown(watched, look))
+    gpus = [one for one in shown if one.device.kind == "gpu"]
+    others = [one for one in shown if one.device.kind != "gpu" and (one.device.kind, one.device.key) not in left_out]
     if are_boxes and look.width >= _BOX_WIDTH:
-        lines.extend(_boxes([_box(watched, device, number, look) for number, device in enumerate(gpus)], look))
+        lines.extend(_boxes([_box(one, look) for one in gpus], look))
     else:
-        lines.extend(line for number, device in enumerate(gpus) for line in _row(watched, device, number, look))
-    lines.extend(line for device in others for line in _row(watched, device, None, look))
+        lines.extend(line for one in gpus for line in _row(one, look))
+    lines.extend(line for one in others for line in _row(one, look))
     if not run.devices:
         lines.append(cut("no device has been read yet", look.width))
     for text in (_grid(run), _progress(watched.mark), _expected(watched.progress)):
@@ -240,26 +263,33 @@ def _newest(powers: Sequence[float]) -> float | None:
     return None if not powers or math.isnan(powers[-1]) else powers[-1]
 
 
-def _power(watched: Watched, device: DeviceEnergy) -> str:
-    """The power now, or why it is unknown; of a run that has ended its mean."""
-    if watched.run.status != "running":
-        return f"mean {amounts.power(device.mean_power_w)}"
-    powers = watched.power_w.get((device.kind, device.key), ())
+def _shown(watched: Watched, look: Look) -> Iterator[_Shown]:
+    is_on = watched.run.status == "running"
+    for index, (device, title) in enumerate(
+        zip(watched.run.devices, device_titles(watched.run, watched.hosts), strict=True)
+    ):
+        powers = watched.power_w.get(index, ())
+        power_w = _newest(powers) if is_on else device.mean_power_w
+        known = watched.devices[index] if index < len(watched.devices) else None
+        limit_mw = None if known is None else known.max_power_mw
+        yield _Shown(
+            device=device,
+            title=_safe(title, look),
+            name=_safe(beside_label(KIND_LABELS[device.kind], device.name), look),
+            powers=powers,
+            power=_power(powers) if is_on else f"mean {amounts.power(device.mean_power_w)}",
+            power_w=power_w,
+            limit_w=None if limit_mw is None else limit_mw / MILLIWATTS_PER_W,
+        )
+
+
+def _power(powers: Sequence[float]) -> str:
+    """The power now, or why it is unknown."""
     power_w = _newest(powers)
     if power_w is not None:
         return amounts.power(power_w)
     silent_s = next((past for past, power in enumerate(reversed(powers)) if not math.isnan(power)), None)
     return "unknown: not read yet" if silent_s is None else f"unknown: unread for {amounts.duration(silent_s)}"
-
-
-def _limit_w(watched: Watched, device: DeviceEnergy) -> float | None:
-    known = watched.devices.get((device.kind, device.key))
-    return None if known is None or known.max_power_mw is None else known.max_power_mw / MILLIWATTS_PER_W
-
-
-def _title(device: DeviceEnergy, number: int | None, look: Look) -> str:
-    index = None if number is None else device.attributes.get("index", number)
-    return _safe(part_name(device.kind, device.name, index), look)
 
 
 def _against_limit(power_w: float | None, limit_w: float | None, columns: int, look: Look) -> str:
@@ -283,19 +313,16 @@ def _spark(powers: Sequence[float], columns: int, look: Look) -> str:
     )
 
 
-def _box(watched: Watched, device: DeviceEnergy, number: int, look: Look) -> list[str]:
+def _box(shown: _Shown, look: Look) -> list[str]:
     inner = _BOX_WIDTH - 4
-    powers = watched.power_w.get((device.kind, device.key), ())
-    limit_w = _limit_w(watched, device)
-    power_w = _newest(powers) if watched.run.status == "running" else device.mean_power_w
-    limit = ", limit unknown" if limit_w is None else f" of {amounts.power(limit_w)}"
-    of_limit = _power(watched, device) + (limit if power_w is not None else "")
-    bar = _against_limit(power_w, limit_w, inner - columns_of(of_limit) - 1, look)
-    energy = f"{amounts.energy(device.energy_j)}, {_method(device)}"
+    limit = ", limit unknown" if shown.limit_w is None else f" of {amounts.power(shown.limit_w)}"
+    of_limit = shown.power + (limit if shown.power_w is not None else "")
+    bar = _against_limit(shown.power_w, shown.limit_w, inner - columns_of(of_limit) - 1, look)
+    energy = f"{amounts.energy(shown.device.energy_j)}, {_method(shown.device)}"
     room = inner - columns_of(energy) - 1
-    spark = _spark(powers, room, look).rjust(room)
+    spark = _spark(shown.powers, room, look).rjust(room)
     across, down, corners = ("-", "|", "++++") if look.is_ascii else ("─", "│", "┌┐└┘")
-    title = cut(_title(device, number, look), inner)
+    title = cut(f"{shown.title} {shown.name}".rstrip(), inner)
     top = f"{corners[0]}{across} {title} {across * (inner - columns_of(title) - 1)}{corners[1]}"
     rows = [f"{of_limit} {bar}", f"{energy} {spark}"]
     body = [f"{down} {_padded(cut(row, inner), inner)} {down}" for row in rows]
@@ -318,20 +345,19 @@ def _method(device: DeviceEnergy) -> str:
     return {"model": "model, an estimate", "none": "no energy yet"}.get(device.method, device.method)
 
 
-def _row(watched: Watched, device: DeviceEnergy, number: int | None, look: Look) -> list[str]:
+def _row(shown: _Shown, look: Look) -> list[str]:
     """A device on one line, or where that is narrow on as many as it takes, without its model's name."""
-    power, energy = _power(watched, device), f"{amounts.energy(device.energy_j)}, {_method(device)}"
-    title = _title(device, number, look)
+    energy = f"{amounts.energy(shown.device.energy_j)}, {_method(shown.device)}"
+    title = f"{shown.title} {shown.name}".rstrip()
     if look.width < _ROW_WIDTH:
-        short = title if number is None else _title(replace(device, name=""), number, look)
-        return wrap(f"{cut(short, look.width)} {power}, {energy}", look.width)
-    limit_w = _limit_w(watched, device)
-    limit = "" if limit_w is None else f" of {amounts.power(limit_w)}"
-    figures = f"{power + limit:>9}  {energy}"
+        short = shown.title if shown.device.kind == "gpu" else title
+        return wrap(f"{cut(short, look.width)} {shown.power}, {energy}", look.width)
+    limit = "" if shown.limit_w is None else f" of {amounts.power(shown.limit_w)}"
+    figures = f"{shown.power + limit:>9}  {energy}"
     room = max(_ROW_NAME // 2, min(_ROW_NAME, look.width - columns_of(figures) - 2))
     line = f"{_padded(cut(title, room), room)}  {figures}"
     left = look.width - columns_of(line) - 2
-    spark = _spark(watched.power_w.get((device.kind, device.key), ()), left, look) if left > 4 else ""
+    spark = _spark(shown.powers, left, look) if left > 4 else ""
     return [cut(f"{line}  {spark}".rstrip(), look.width)]
 
 
