@@ -26,7 +26,7 @@ from tracker.comparison import (
     zone_mean,
 )
 from tracker.errors import RunNotFoundError, SettingError
-from tracker.records import DeviceEnergy, IntensityUse, IntensityValue, Mark, Run, Span
+from tracker.records import SPANS_PER_SEGMENT, DeviceEnergy, IntensityUse, IntensityValue, Mark, Run, Span
 from tracker.units import JOULES_PER_KWH
 
 HOUR = timedelta(hours=1)
@@ -167,6 +167,32 @@ def test_the_spans_of_a_phase_add_up_and_those_of_ranks_and_nested_ones_count_on
     assert epoch.intensity_g_per_kwh == pytest.approx(56)
     assert (evaluation.energy_j, evaluation.mean_power_w, evaluation.emissions_g) == (None, None, None)
     assert evaluation.energy_unknown == 1
+
+
+def test_spans_named_epoch_are_epochs_those_of_ranks_once_and_those_of_a_later_process_too():
+    rank_1, later = SPANS_PER_SEGMENT, 2 * SPANS_PER_SEGMENT
+    spans = [
+        *(a_span(at, "epoch", 10 * at, 10 * at + 10) for at in range(3)),
+        *(a_span(rank_1 + at, f"epoch {at}", 10 * at + 1, 10 * at + 11) for at in range(3)),
+        a_span(rank_1 + 3, "epoch 3", 31, None),  # killed within it
+        *(a_span(later + at, "epoch", 100 + 10 * at, 110 + 10 * at) for at in range(2)),
+        a_span(later + 2, "epochs of another kind", 100, 110),
+    ]
+
+    class Source:
+        def spans(self, run_id):
+            return spans
+
+        def marks(self, run_id):
+            return ()
+
+    run = replace(priced("a", 1.0, (FRANCE, 1.0)), source=Source())
+
+    (unit,) = run.units()
+
+    assert (unit.unit, unit.count) == ("epoch", 5)
+    assert unit.energy_j == JOULES_PER_KWH / 5
+    assert units_of(run, marks({"epoch": 1}, {"epoch": 2}, {"epochs": 2})) != run.units()
 
 
 def test_a_phase_is_priced_with_the_hours_that_it_ran_in():

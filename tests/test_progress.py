@@ -7,8 +7,11 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stored_runs import a_run
 
 from tracker.progress import MIN_INTERVALS, Point, progress_of, thinned
+from tracker.records import Mark, Span, datetime_of
+from tracker.session.judge import Judge
 
 
 def points(rates_j, units=10.0, seconds=2.0):
@@ -87,3 +90,25 @@ def test_fewer_points_tell_the_same_of_a_constant_rate():
 
     assert thinned(all_of_them)[0] == all_of_them[0] and thinned(all_of_them)[-1] == all_of_them[-1]
     assert progress_of("step", thinned(all_of_them), 2000.0).energy_j.mean == pytest.approx(6000.0)
+
+
+def test_ended_spans_named_epoch_are_progress_until_marks_number_epochs():
+    judge = Judge()
+
+    def look(epochs: int, *marks: Mark) -> None:
+        ended = Span(epochs, None, "epoch", {}, datetime_of(0), datetime_of(1), 1.0)
+        opened = Span(99, None, "epoch", {}, datetime_of(0), None, None)
+        judge.see(marks, [ended, opened])
+        run = a_run(energy_j=100.0 * epochs, duration_s=10.0 * epochs)
+        judge.judge(run, float(epochs), 0.0, lambda *_: None)
+
+    for epoch in range(1, 15):
+        look(epoch, Mark(datetime_of(0), 0.0, {"total_epochs": 20}))
+
+    assert judge.progress is not None
+    assert (judge.progress.unit, judge.progress.done, judge.progress.total) == ("epoch", 14, 20)
+    assert judge.progress.energy_j_per_unit == pytest.approx(100)
+    assert judge.progress.energy_j is not None and judge.progress.energy_j.mean == pytest.approx(2000)
+    look(15, Mark(datetime_of(0), 0.0, {"epoch": 3}))
+    look(16)
+    assert judge._done == {"epoch": 3.0}

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from tracker.emissions import Timeline
 from tracker.records import (
+    SPANS_PER_SEGMENT,
     Basis,
     DeviceEnergy,
     DeviceKind,
@@ -29,7 +30,7 @@ from tracker.units import JOULES_PER_KWH, MICROSECONDS_PER_S
 
 # What a unit of progress is called, and the key of a mark that counts it since the mark before. Steps are numbered.
 COUNTED: Final[Mapping[str, str]] = {"step": "steps", "epoch": "epochs", "sample": "samples", "token": "tokens"}
-_EPOCH: Final = re.compile(r"epoch( \d+)?")  # what spans are called that are one
+EPOCH: Final = re.compile(r"epoch( \d+)?")  # what spans are called that are one
 _NUMBERED: Final = ("step", "epoch")  # the key of a mark that numbers it, where none counts it
 # Of a run's provenance: where they come from, and what differs between any two runs.
 _NOT_SETTINGS: Final = ("own_cost", "run_id", "parent_id", "db")
@@ -289,12 +290,13 @@ def units_of(run: Run, marks: Sequence[Mark]) -> Iterator[UnitFigures]:
 
     Samples, tokens, steps and epochs are counted since the mark before, so that they add up, over ranks too. Where a
     step or epoch is a number that grows, the run did all from its first to its last, and as many before its first as
-    lie between two marks. Spans named epoch, with their number or without, are epochs where no mark counts them.
+    lie between two marks. Spans named epoch, with their number or without, are epochs where no mark counts them; those
+    of processes side by side are the same epochs.
     """
     counts: dict[str, float] = {}
     for unit, key in COUNTED.items():
         counts[unit] = math.fsum(n for mark in marks if (n := _number(mark.values.get(key))) is not None)
-    counts["epoch"] = counts["epoch"] or sum(_EPOCH.fullmatch(span.name) is not None for span in run.spans)
+    counts["epoch"] = counts["epoch"] or _epochs_of(run.spans)
     for unit in _NUMBERED:
         numbers = sorted({n for mark in marks if (n := _number(mark.values.get(unit))) is not None})
         if not counts[unit] and len(numbers) > 1:
@@ -308,6 +310,24 @@ def units_of(run: Run, marks: Sequence[Mark]) -> Iterator[UnitFigures]:
                 energy_j=None if run.energy_j is None else run.energy_j / count,
                 emissions_g=None if run.emissions_g is None else run.emissions_g / count,
             )
+
+
+def _epochs_of(spans: Sequence[Span]) -> int:
+    """How many epochs the spans of that name are: of processes that ran side by side those of the busiest."""
+    by_process: dict[int, list[Span]] = defaultdict(list)
+    for span in spans:
+        if EPOCH.fullmatch(span.name) and span.ended_at is not None:
+            by_process[span.id // SPANS_PER_SEGMENT].append(span)
+    epochs = 0
+    most = 0
+    until: datetime | None = None
+    for own in sorted(by_process.values(), key=lambda own: own[0].started_at):
+        if until is not None and own[0].started_at >= until:  # a process that went on where others had ended
+            epochs, most = epochs + most, 0
+        most = max(most, len(own))
+        ended_at = max(span.ended_at for span in own if span.ended_at is not None)
+        until = ended_at if until is None else max(until, ended_at)
+    return epochs + most
 
 
 def _number(value: object) -> float | None:

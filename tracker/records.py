@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from tracker.comparison import UnitFigures
+
     IntColumn = npt.NDArray[np.int64]
     BoolColumn = npt.NDArray[np.bool_]
     FloatColumn = npt.NDArray[np.float64]
@@ -31,6 +33,7 @@ ValueStatus = Literal["static", "forecast", "estimated", "provisional", "final"]
 STATUSES: Final[tuple[ValueStatus, ...]] = ("static", "forecast", "estimated", "provisional", "final")  # best last
 ZoneOrigin = Literal["setting", "cloud", "guessed", "world"]
 
+SPANS_PER_SEGMENT: Final = 2**32  # spans are numbered within their segment; this makes it within the run
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -445,6 +448,12 @@ class Run:
         """Read from the store each time: keep the tuple if you loop over it."""
         return tuple(self.source.notes(self.id)) if self.source else ()
 
+    def units(self) -> tuple[UnitFigures, ...]:
+        """Energy and emissions of the whole run for each step, epoch, sample and token that it has made."""
+        from tracker.comparison import units_of
+
+        return tuple(units_of(self, self.marks))
+
     def samples(self) -> tuple[Samples, ...]:
         """The raw readings, one Samples per device and segment; empty where they were pruned."""
         return tuple(self.source.samples(self.id)) if self.source else ()
@@ -461,6 +470,7 @@ class Run:
         out["spans"] = plain(self.spans)
         out["marks"] = plain(self.marks)
         out["notes"] = plain(self.notes)
+        out["units"] = plain(self.units()) if out["marks"] or out["spans"] else []
         return out
 
     def summary(self, width: int = 80) -> str:

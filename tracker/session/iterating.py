@@ -148,13 +148,13 @@ def _opener_of(bar: Any, unit: str, total: int | None) -> Callable[[], Any] | No
         try:
             from tqdm.auto import tqdm
         except ImportError as exc:
-            raise SettingError('bar="tqdm" needs tqdm: pip install tqdm') from exc
+            raise SettingError('bar="tqdm" needs tqdm: pip install "gpu-energy-tracker[bar]"') from exc
         return lambda: _Tqdm(tqdm(total=total, unit=unit), is_ours=True)
     if isinstance(bar, str) and bar == "rich":
         try:
             from rich.progress import Progress as RichProgress
         except ImportError as exc:
-            raise SettingError('bar="rich" needs rich: pip install rich') from exc
+            raise SettingError('bar="rich" needs rich: pip install "gpu-energy-tracker[bar]"') from exc
         return lambda: _Rich(RichProgress(), unit, total)
     if hasattr(bar, "update") and hasattr(bar, "set_postfix_str"):
         return lambda: _Tqdm(bar, is_ours=False)

@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from tracker.comparison import EPOCH
 from tracker.errors import SettingError
 from tracker.progress import MOST_POINTS, Expected, Point, Progress, progress_of, thinned
-from tracker.records import Mark, Run
+from tracker.records import Mark, Run, Span
 from tracker.signals import start_without_signals
 from tracker.units import GRAMS_PER_KG, JOULES_PER_KWH
 from tracker.views import amounts
@@ -124,6 +125,8 @@ class Judge:
         self._units: list[str] = list(UNITS)
         self._done: dict[str, float] = {}
         self._points: defaultdict[str, list[Point]] = defaultdict(list)
+        self._epochs = 0  # that spans have been
+        self._has_numbered_epochs = False
         self._said: set[tuple[str, str]] = set()
         self._failed: set[type[Exception]] = set()  # what on_budget has raised
         self._due_s = 0.0
@@ -151,9 +154,16 @@ class Judge:
             else:
                 self._totals[unit] = total
 
-    def see(self, marks: Sequence[Mark]) -> None:
-        """Take in what the run has done since."""
+    def see(self, marks: Sequence[Mark], spans: Sequence[Span] = ()) -> None:
+        """Take in what the run has done since.
+
+        Args:
+            spans: those that have changed. The ended ones named epoch are epochs where no mark numbers them.
+        """
         with self._lock:
+            self._epochs += sum(EPOCH.fullmatch(span.name) is not None for span in spans if span.ended_at is not None)
+            if self._epochs and not self._has_numbered_epochs:
+                self._done["epoch"] = float(self._epochs)
             for mark in marks:
                 for key, value in mark.values.items():
                     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
@@ -161,6 +171,9 @@ class Judge:
                     if key.startswith("total_"):
                         self._totals[key.removeprefix("total_").removesuffix("s")] = float(value)
                     elif key in self._units:
+                        if key == "epoch" and not self._has_numbered_epochs:
+                            self._has_numbered_epochs = True
+                            self._done.pop(key, None)
                         self._done[key] = max(self._done.get(key, -math.inf), float(value))
 
     def is_due(self, now_s: float) -> bool:

@@ -470,7 +470,7 @@ class Recorder:
         self._spans += [opened.span for opened in mail.spans]
         self._marks += mail.marks
         if self._judge is not None:
-            self._judge.see(mail.marks)
+            self._judge.see(mail.marks, [opened.span for opened in mail.spans])
 
     def _settle(self, now: ClockPair) -> None:
         self._keep(self._ledger.settle(now.unix_offset_us))

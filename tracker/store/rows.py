@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from tracker.records import (
+    SPANS_PER_SEGMENT,
     ClockPair,
     Device,
     DeviceEnergy,
@@ -28,8 +29,6 @@ from tracker.records import (
 )
 from tracker.store.codec import CHUNK_FORMAT, encode_chunk
 from tracker.units import MICROSECONDS_PER_S
-
-_SPANS_PER_SEGMENT: Final = 2**32  # spans are numbered within their segment; this makes it within the run
 
 Row = dict[str, Any]
 
@@ -247,7 +246,7 @@ def span_row(span: Span) -> Row:
 
 
 def span_of(row: Any) -> Span:
-    base = row.segment * _SPANS_PER_SEGMENT
+    base = row.segment * SPANS_PER_SEGMENT
     return Span(
         id=base + row.id,
         parent_id=None if row.parent_id is None else base + row.parent_id,

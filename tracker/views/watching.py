@@ -227,9 +227,19 @@ def _grid(run: Run) -> str:
 
 
 def _expected(progress: Progress | None) -> str:
-    """What the run will have used at its end, where that can be told."""
-    if progress is None or (progress.energy_j is None and progress.left_s is None):
+    """What a unit of the run uses, since it is watched, and what it will have used at its end, where that is known."""
+    if progress is None:
         return ""
+    each = (
+        ""
+        if progress.energy_j_per_unit is None
+        else f"{amounts.energy(progress.energy_j_per_unit)} each {progress.unit}"
+    )
+    if each and progress.emissions_g_per_unit is not None:
+        each += f" and {amounts.mass(progress.emissions_g_per_unit)} CO2e"
+    modelled = ", of modelled energy" if progress.is_modelled else ""
+    if progress.energy_j is None and progress.left_s is None:
+        return f"{each}{modelled}" if each else ""
     parts = []
     for figure, shown, what in (
         (progress.energy_j, amounts.energy, ""),
@@ -239,8 +249,8 @@ def _expected(progress: Progress | None) -> str:
     ):
         if figure is not None:
             parts.append(f"{shown(figure.mean)}{what} ({shown(figure.low)} to {shown(figure.high)})")
-    modelled = ", of modelled energy" if progress.is_modelled else ""
-    return f"expected at the end of {progress.total:.10g} {progress.unit}s: {', '.join(parts)}{modelled}"
+    each = f"{each}; " if each else ""
+    return f"{each}expected at the end of {progress.total:.10g} {progress.unit}s: {', '.join(parts)}{modelled}"
 
 
 def _progress(mark: Mark | None) -> str:
