@@ -124,3 +124,17 @@ def test_every_field_has_a_label_and_every_table_a_head_that_says_what_it_is_of(
         )
         assert browser.value("document.querySelectorAll('main, h1, html[lang]').length") == 3
         assert browser.value("[...document.querySelectorAll('thead th')].every(cell => cell.scope === 'col')")
+
+
+def test_trends_are_lines_over_months_as_in_the_table(browser, address, db):
+    browser.look_like(1280)
+    browser.open(f"{address.split('/?')[0]}/trends")
+    browser.until(PAINTED)
+
+    assert browser.value("document.querySelectorAll('.trends canvas').length") == 2
+    shown = browser.value("document.querySelector('.trends').innerText")
+    assert "nlp" in shown and "<script>document.title=2</script>\\u202e" in shown
+    lines = browser.value("fetch('/api/trends').then(reply => reply.json())")
+    by_label = {line["label"]: line["energy_kwh"] for line in lines["lines"]}
+    (total,) = tracker.totals(db=db, project="nlp")
+    assert by_label["nlp"] == [pytest.approx(total.energy_j / 3.6e6)]

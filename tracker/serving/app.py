@@ -24,9 +24,10 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from tracker.errors import RunNotFoundError, SettingError, TrackerError
-from tracker.records import Run, Span, unix_us_of
+from tracker.records import Run, Span, Total, unix_us_of
 from tracker.serving import pages
 from tracker.serving.power import power_figures
+from tracker.serving.trends import lines_of
 from tracker.session import queries
 from tracker.session.past import get, reader_with
 from tracker.session.picturing import slots_of
@@ -88,6 +89,7 @@ def application(db: str | None, token: str, port: int) -> Guarded:
             Route("/compare", served.compare),
             Route("/trends", served.trends),
             Route("/events", served.events),
+            Route("/api/trends", served.trend_lines),
             Route("/api/runs/{run_id:path}/frame", served.frame),
             Route("/api/runs/{run_id:path}/power", served.power),
             Mount("/static", StaticFiles(directory=STATIC)),
@@ -180,8 +182,13 @@ class _Pages:
         return HTMLResponse(await run_in_threadpool(pages.compare_page, comparison))
 
     async def trends(self, _: Request) -> Response:
-        totals = await run_in_threadpool(lambda: queries.totals(by=("project", "month"), db=self._db))
-        return HTMLResponse(pages.trends_page(totals))
+        return HTMLResponse(pages.trends_page(await run_in_threadpool(self._totals)))
+
+    async def trend_lines(self, _: Request) -> Response:
+        return JSONResponse(lines_of(await run_in_threadpool(self._totals)))
+
+    def _totals(self) -> list[Total]:
+        return queries.totals(by=("project", "month"), db=self._db)
 
     async def frame(self, request: Request) -> Response:
         return JSONResponse(await run_in_threadpool(self._frame, request.path_params["run_id"]))

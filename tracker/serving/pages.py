@@ -156,7 +156,7 @@ def compare_page(comparison: Comparison) -> str:
 
 
 def trends_page(totals: Sequence[Total]) -> str:
-    """Sums by project and month, with bars of their energy."""
+    """Sums by project and month, as lines over time and as a table with bars of their energy."""
     if not any(total.runs for total in totals):
         return page("Trends", "<p>There are no runs yet.</p>")
     titles, rows, right = totals_grid(totals)
@@ -171,7 +171,13 @@ def trends_page(totals: Sequence[Total]) -> str:
     head += '<th scope="col">energy, as a bar</th>'
     table = f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
     notes = "".join(f"<p>{html.escape(note)}</p>" for note in totals_notes(totals))
-    return page("Trends", f"{table}{notes}")
+    charts = """<section class="trends" aria-labelledby="over-months">
+<h2 id="over-months">By month and project</h2>
+<div id="trend-energy" class="chart" role="img" aria-label="Energy by month and project, as in the table"></div>
+<div id="trend-emissions" class="chart" role="img" aria-label="Emissions by month and project, as in the table"></div>
+<p id="detail" aria-live="polite"></p>
+</section>"""
+    return page("Trends", f"{charts}{table}{notes}", script=True)
 
 
 def entered_page(path: str) -> str:

@@ -19,12 +19,12 @@ _NOTE: Final = (
 def totals_text(totals: Sequence[Total], width: int = 80) -> str:
     """Totals in the order given, a line each, and below them what is in no sum.
 
-    Where they are grouped by month alone, a bar shows the trend of the energy.
+    Where they are grouped by month, a bar shows the trend of the energy.
     """
     if not any(total.runs for total in totals):
         return "no runs"
     titles, rows, right = totals_grid(totals)
-    if list(totals[0].group) == ["month"]:
+    if "month" in totals[0].group:
         titles.append("")
         rows = [[*row, bar] for row, bar in zip(rows, _bars(totals), strict=True)]
     lines = table([titles, *rows], width=width, flexible=range(len(totals[0].group)), right=right)

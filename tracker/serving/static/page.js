@@ -221,6 +221,34 @@ class Charts {
   }
 }
 
+async function drawTrends() {
+  const reply = await fetch("/api/trends");
+  if (!reply.ok) throw new Error(`trends: ${reply.status}`);
+  const { months, start_s: starts, lines } = await reply.json();
+  const half = 15 * 86400;
+  const charts = [];
+  const width = () => document.getElementById("trend-energy").clientWidth || 600;
+  for (const [id, figure, label] of [["trend-energy", "energy_kwh", "kWh"], ["trend-emissions", "emissions_kg", "kg CO2e"]]) {
+    const time = axis("month (UTC)", (_, splits) => splits.map((at) => months[starts.indexOf(at)] ?? ""));
+    time.size = 50;
+    time.splits = (chart) => {
+      const every = Math.ceil(starts.length * 70 / Math.max(70, chart.width - 80));
+      return starts.filter((_, at) => at % every === 0);
+    };
+    charts.push(new uPlot({
+      width: width(), height: 260, axes: [time, axis(label)],
+      scales: { x: { range: () => [starts[0] - half, starts.at(-1) + half] }, y: { range: (_, low, high) => [0, (high || 1) * 1.05] } },
+      legend: { live: false, markers: { width: 2 } }, cursor: { drag: { x: false, y: false } },
+      series: [{ label: "month" }, ...lines.map((line, at) => ({
+        label: line.label, stroke: COLOURS[at % COLOURS.length], width: 1.5, points: { show: true, size: 6 },
+      }))],
+    }, [starts, ...lines.map((line) => line[figure])], document.getElementById(id)));
+  }
+  document.getElementById("detail").textContent = "A month without runs is 0; one whose figure is unknown is a gap.";
+  addEventListener("resize", () => charts.forEach((chart) => chart.setSize({ width: width(), height: 260 })));
+  document.body.dataset.painted = "yes";
+}
+
 function follow() {
   const live = [...document.querySelectorAll("[data-live]")];
   if (!live.length) return;
@@ -239,6 +267,11 @@ function follow() {
 const section = document.querySelector(".charts");
 if (section) {
   new Charts(section).begin().catch((trouble) => {
+    document.getElementById("detail").textContent = `The charts cannot be shown: ${trouble.message}`;
+  });
+}
+if (document.querySelector(".trends")) {
+  drawTrends().catch((trouble) => {
     document.getElementById("detail").textContent = `The charts cannot be shown: ${trouble.message}`;
   });
 }
