@@ -1,11 +1,18 @@
 """What the page asks of a week of 1 s samples of eight GPUs: first paint and zooms.
 
-python benchmarks/serving.py [--days 6.944]
+python benchmarks/serving.py [--days 6.944] [--browser]
+
+The server's share of each; with --browser all of it, in a real Chromium without a window: from the click on a run to its
+first paint, to its charts, and from a zoom to its chart. Each page is opened anew, its parts from the browser's cache or
+not as they come.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
+import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -20,6 +27,8 @@ from tracker.store.opening import open_for_writing
 from tracker.store.reading import RunReader
 from tracker.store.writing import Chunk, RunWriter
 
+ROOT = Path(__file__).resolve().parent.parent
+REPEATS = 7
 START = datetime(2026, 11, 1, tzinfo=UTC)
 BOOT_US = 5_000_000_000
 GPUS = [Device("gpu", f"GPU-{n}", "H100", "nvml", has_counter=True, has_power=True) for n in range(8)]
@@ -59,6 +68,7 @@ def fill(path: Path, days: float) -> Run:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--days", type=float, default=600_000 / 86_400)
+    parser.add_argument("--browser", action="store_true")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "runs.db"
@@ -81,6 +91,57 @@ def main() -> None:
                 figures = power_figures(reader, run, first_us, first_us + round(hours * 3.6e9), 1000)
                 took.append(time.perf_counter() - before_s)
             print(f"{name:>6}: {1e3 * sorted(took)[2]:.0f} ms, most {1e3 * max(took):.0f} ms, from {figures['detail']}")
+        if given.browser:
+            in_browser(path, run.id)
+
+
+def in_browser(path: Path, run_id: str) -> None:
+    """The same as a person meets it."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from chromium import Chromium
+
+    command = [sys.executable, "-m", "tracker", "serve", "--db", str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as server, Chromium() as browser:
+        try:
+            assert server.stdout is not None
+            found = re.search(r"http\S+", server.stdout.readline())
+            assert found is not None
+            browser.look_like(1440)
+            browser.open(found[0])
+            browser.until("document.querySelector('main h1') !== null")
+            took: dict[str, list[float]] = {}
+            for _ in range(REPEATS):
+                browser.open(f"{found[0].split('/?')[0]}/runs/{run_id}")
+                browser.until("document.body.dataset.painted")
+                times = browser.value(_PAINTS)
+                for name, ms in times.items():
+                    took.setdefault(name, []).append(ms)
+                for name in ("in", "in", "right", "in", "in", "in", "in", "out"):
+                    took.setdefault("a zoom", []).append(browser.value(_ZOOM.replace("HOW", name)))
+            for name, ms in took.items():
+                middle = sorted(ms)[len(ms) // 2]
+                print(f"{name}: {middle:.0f} ms, least {min(ms):.0f}, most {max(ms):.0f} ms (of {len(ms)})")
+        finally:
+            server.terminate()
+
+
+# From the navigation on; the charts are there when the page says so, and painted with the next frame.
+_PAINTS = """(async () => {
+  await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
+  const first = performance.getEntriesByName("first-contentful-paint")[0];
+  const charts = performance.getEntriesByName("painted")[0];
+  return { "first paint": first ? first.startTime : -1, "charts drawn": charts ? charts.startTime : -1 };
+})()"""
+# From the press of the button to the frame after the chart has the new readings.
+_ZOOM = """(async () => {
+  const detail = document.getElementById("detail");
+  const began = performance.now();
+  const changed = new Promise(done => new MutationObserver(done).observe(detail, { childList: true, characterData: true, subtree: true }));
+  document.querySelector('[data-zoom=HOW]').click();
+  await changed;
+  await new Promise(done => requestAnimationFrame(() => setTimeout(done)));
+  return performance.now() - began;
+})()"""
 
 
 if __name__ == "__main__":

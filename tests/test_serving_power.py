@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from replayed_run import START, store_replayed
+from stored_runs import BOOT_US, a_run, after, chunks, writer_of
+from stored_runs import START as FIRST
 
 from tracker.curves import power_of, reduced
 from tracker.records import unix_us_of
 from tracker.serving.power import power_figures
 from tracker.session.past import get, reader_with
+from tracker.store.power import KeptExtremes, chunks_of
+from tracker.store.reading import RunReader
 
 MINUTES = 12
 START_US = unix_us_of(START)
@@ -51,3 +57,27 @@ def test_any_stretch_in_any_number_of_columns_is_that_of_all_readings(run, power
         for name in ("least_w", "most_w", "mean_w"):
             found = np.array(told[index][name], dtype=np.float64)
             np.testing.assert_allclose(found, getattr(curve, name), atol=0.006)
+
+
+def test_what_is_kept_grows_with_the_run_and_is_read_anew_where_chunks_have_gone(tmp_path):
+    path = tmp_path / "runs.db"
+    writer = writer_of(path)
+    kept = KeptExtremes()
+    reader = RunReader(path)
+
+    def seen() -> list[tuple[int, list[float]]]:
+        both = [chunks_of(reader, "run-1", unix_us_of(FIRST), unix_us_of(FIRST) + 10**10, k) for k in (kept, None)]
+        told = [[(c.device_index, c.first_us.tolist(), c.most_w.tolist()) for c in found] for found in both]
+        assert repr(told[0]) == repr(told[1])  # NaN is what it is not equal to
+        return [(index, most_w) for index, _, most_w in told[0]]
+
+    assert seen() == [(0, []), (1, [])]
+    for minute in range(3):
+        writer.seal(a_run(), chunks(range(60 * minute, 60 * minute + 60)), [], after(60 * minute + 60))
+        assert len(seen()[0][1]) == minute + 1
+    writer.finish(a_run(status="finished"), [], [], after(180))
+    writer.close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("DELETE FROM chunks WHERE t0_us < ?", (BOOT_US + 100 * 10**6,))
+
+    assert len(seen()[0][1]) == 1

@@ -32,6 +32,7 @@ from tracker.session import queries
 from tracker.session.past import get, reader_with
 from tracker.session.picturing import slots_of
 from tracker.store.filters import Order, RunFilter
+from tracker.store.power import KeptExtremes
 from tracker.units import MICROSECONDS_PER_S
 from tracker.views.listing import runs_grid
 from tracker.views.tables import printable
@@ -148,6 +149,7 @@ class _Pages:
 
     def __init__(self, db: str | None) -> None:
         self._db = db
+        self._kept = KeptExtremes()
 
     async def runs(self, request: Request) -> Response:
         return HTMLResponse(await run_in_threadpool(self._runs, request))
@@ -226,7 +228,7 @@ class _Pages:
         first_us = max(start_us, _instant_us(query.get("from"), start_us))
         last_us = min(end_us, _instant_us(query.get("to"), end_us))
         columns = _number(query.get("columns", "800"), "columns", 1, 4000)
-        return power_figures(reader_with(run), run, first_us, max(last_us, first_us + 1), columns)
+        return power_figures(reader_with(run), run, first_us, max(last_us, first_us + 1), columns, self._kept)
 
     async def events(self, request: Request) -> Response:
         ids = request.query_params.getlist("run")[:PAGE_RUNS]

@@ -13,7 +13,7 @@ from tracker.emissions import SLOT_S
 from tracker.records import Run
 from tracker.session.account import gap_us_of
 from tracker.session.past import interval_s_of
-from tracker.store.power import Chunked, chunks_of, count_chunks, powers_within, slots_within
+from tracker.store.power import Chunked, KeptExtremes, chunks_of, count_chunks, powers_within, slots_within
 from tracker.store.reading import RunReader
 from tracker.units import MICROSECONDS_PER_S, TWICE_NANOJOULES_PER_J
 
@@ -24,11 +24,16 @@ MOST_COLUMNS: Final = 4000
 MOST_DECODED: Final = 5000  # chunks: to decode more of them takes longer than a zoom may
 
 
-def power_figures(reader: RunReader, run: Run, start_us: int, end_us: int, columns: int) -> dict[str, Any]:
+def power_figures(
+    reader: RunReader, run: Run, start_us: int, end_us: int, columns: int, kept: KeptExtremes | None = None
+) -> dict[str, Any]:
     """What the chart of power shows of [start_us, end_us).
 
     Over much time the extremes are those that each sealed minute was stored with, and the mean that of the energy in
     slots of five minutes; over less, both are of the readings themselves. Nothing is skipped in either.
+
+    Args:
+        kept: of earlier looks.
 
     Returns:
         start_s, end_s, columns; gap_s: readings further apart are a gap; for each device its number, "least_w",
@@ -39,7 +44,7 @@ def power_figures(reader: RunReader, run: Run, start_us: int, end_us: int, colum
         curves = _of_readings(powers_within(reader, run.id, start_us, end_us), start_us, end_us, columns)
         detail = "readings"
     else:
-        minutes = chunks_of(reader, run.id, start_us, end_us)
+        minutes = chunks_of(reader, run.id, start_us, end_us, kept)
         slots = slots_within(reader, run.id, start_us, end_us)
         curves = of_chunks(minutes, slots, start_us, end_us, columns)
         detail = "minutes"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import sqlalchemy as sa
@@ -20,6 +22,8 @@ from tracker.units import MICROSECONDS_PER_S, MILLIWATTS_PER_W
 
 if TYPE_CHECKING:
     from tracker.records import FloatColumn, IntColumn
+
+_MOST_KEPT: Final = 256  # devices; of a week at 1 s each takes 0.3 MB
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,16 +62,64 @@ def count_chunks(reader: RunReader, run_id: str, start_us: int, end_us: int) -> 
     return total
 
 
-def chunks_of(reader: RunReader, run_id: str, start_us: int, end_us: int) -> list[Chunked]:
-    """What the chunks in [start_us, end_us) say of themselves, by device and segment; and what is not sealed yet."""
-    found = []
+class KeptExtremes:
+    """What the chunks of the runs that were looked at last say of themselves: a zoom reads only what has come since.
+
+    May be used by several threads.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._rows: OrderedDict[tuple[str, int, int], FloatColumn] = OrderedDict()  # by run, segment and device
+
+    def rows(self, connection: sa.Connection, run_id: str, segment: int, device_index: int) -> FloatColumn:
+        """The chunks of a device in order of time.
+
+        Returns:
+            (k, 4) float64: first and last reading on the machine's own clock in µs, least and most power in mW.
+        """
+        c = tables.chunks.c
+        key = run_id, segment, device_index
+        of_device = (c.run_id == run_id, c.segment == segment, c.device_index == device_index)
+        count, last_us = connection.execute(sa.select(sa.func.count(), sa.func.max(c.t0_us)).where(*of_device)).one()
+        with self._lock:
+            held = self._rows.get(key)
+        if held is not None and len(held) and len(held) < count:
+            held = np.concatenate((held, _extremes(connection, (*of_device, c.t0_us > int(held[-1, 0])))))
+        if held is None or len(held) != count or (count and int(held[-1, 0]) != last_us):  # merged or pruned meanwhile
+            held = _extremes(connection, of_device)
+        with self._lock:
+            self._rows[key] = held
+            self._rows.move_to_end(key)
+            while len(self._rows) > _MOST_KEPT:
+                self._rows.popitem(last=False)
+        return held
+
+
+def _extremes(connection: sa.Connection, within: Sequence[sa.ColumnElement[bool]]) -> FloatColumn:
     c = tables.chunks.c
+    query = sa.select(c.t0_us, c.t1_us, c.min_power_mw, c.max_power_mw).where(*within).order_by(c.t0_us)
+    return np.array([tuple(row) for row in connection.execute(query)], dtype=np.float64).reshape(-1, 4)
+
+
+def chunks_of(
+    reader: RunReader, run_id: str, start_us: int, end_us: int, kept: KeptExtremes | None = None
+) -> list[Chunked]:
+    """What the chunks in [start_us, end_us) say of themselves, by device and segment; and what is not sealed yet.
+
+    Args:
+        kept: of earlier looks; grows.
+    """
+    kept = kept or KeptExtremes()
+    found = []
     with reader.snapshot() as connection:
-        for stretch in _stretches(connection, run_id, start_us, end_us):
-            query = sa.select(c.t0_us, c.t1_us, c.min_power_mw, c.max_power_mw).where(*stretch.within)
-            rows = np.array([tuple(row) for row in connection.execute(query)], dtype=np.float64).reshape(-1, 4)
-            edges_us, watts = rows[:, :2].astype(np.int64) + stretch.offset_us, rows[:, 2:] / MILLIWATTS_PER_W
-            found.append(Chunked(stretch.device_index, edges_us[:, 0], edges_us[:, 1], watts[:, 0], watts[:, 1]))
+        devices = range(len(devices_of(connection, run_id)))
+        for segment, offset_us in clock_offsets(connection, run_id, start_us, end_us):
+            for index in devices:
+                rows = kept.rows(connection, run_id, segment, index)
+                rows = rows[(rows[:, 1] >= start_us - offset_us) & (rows[:, 0] < end_us - offset_us)]
+                edges_us, watts = rows[:, :2].astype(np.int64) + offset_us, rows[:, 2:] / MILLIWATTS_PER_W
+                found.append(Chunked(index, edges_us[:, 0], edges_us[:, 1], watts[:, 0], watts[:, 1]))
         found.extend(_unsealed(connection, run_id, start_us, end_us))
     return found
 

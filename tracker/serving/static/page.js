@@ -74,6 +74,7 @@ class Charts {
     document.querySelectorAll("[data-zoom]").forEach((button) => {
       button.addEventListener("click", () => this.zoom(button.dataset.zoom));
     });
+    performance.mark("painted");
     document.body.dataset.painted = "yes";
   }
 
