@@ -16,12 +16,12 @@ from tracker.records import ClockPair, IntensityValue, Mark, NotMeasured, Run, R
 from tracker.sensors.replay import ReplaySensor
 from tracker.session.account import RunFacts, build_run, gap_us_of
 from tracker.session.ledger import DeviceLedger
+from tracker.settings import EXAMPLE_TRACE
 from tracker.store.codec import append_reading, hot_bytes, hot_rows, samples_of_hot
 from tracker.store.opening import open_for_writing
 from tracker.store.writing import Chunk, RunWriter
 from tracker.units import MICROSECONDS_PER_S, joules_of_twice_nj
 
-TRACE = Path(__file__).parents[1] / "examples" / "trace_8gpu.csv.gz"
 START = datetime(2026, 11, 24, 6, 0, 12, tzinfo=UTC)
 _BOOT_US = 5_000_000_000
 _CHUNK = 60
@@ -51,7 +51,7 @@ def store_replayed(
     clock = [_BOOT_US]
     start_us = unix_us_of(start)
     offset_us = start_us - _BOOT_US
-    sensor = ReplaySensor(TRACE, clock_us=lambda: clock[0])
+    sensor = ReplaySensor(EXAMPLE_TRACE, clock_us=lambda: clock[0])
     devices = sensor.open().devices
     ledgers = [DeviceLedger(device, index, gap_us_of(None)) for index, device in enumerate(devices)]
     rng = np.random.default_rng(3)

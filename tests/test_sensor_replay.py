@@ -19,7 +19,7 @@ from tracker.sensors.replay import ReplaySensor
 
 S = 1_000_000
 ROOT = Path(__file__).resolve().parent.parent
-EXAMPLE = ROOT / "examples" / "trace_8gpu.csv.gz"
+EXAMPLE = ROOT / "tracker" / "sensors" / "data" / "trace_8gpu.csv.gz"
 
 TRACE = """\
 # recorded somewhere

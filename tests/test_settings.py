@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import tracker
 from tracker.errors import SettingError
-from tracker.settings import VARIABLES, checked_argument, resolve, text
+from tracker.settings import EXAMPLE_TRACE, VARIABLES, checked_argument, resolve, text
 
 NO_USER_FILE = Path("no such file")
 
@@ -175,3 +175,9 @@ def test_a_track_is_picklable_and_starts_nothing():
     copy = pickle.loads(pickle.dumps(prepared))
 
     assert copy.__dict__ == prepared.__dict__
+
+
+def test_the_example_to_replay_comes_with_the_package(tmp_path):
+    found = resolve({}, environ={"TRACKER_REPLAY": "example", "TRACKER_DB": "x"}, cwd=tmp_path, user_config=tmp_path)
+
+    assert Path(found.replay).is_file() and found.replay == str(EXAMPLE_TRACE)

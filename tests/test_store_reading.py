@@ -372,3 +372,11 @@ def test_more_runs_than_a_query_takes_parameters_come_back_whole(db):
 
     assert len(runs) == 1_200
     assert all(len(run.devices) == 2 and run.tags == a_full_run().tags for run in runs)
+
+
+def test_a_name_given_for_an_id_leads_to_the_runs_of_that_name(tmp_path):
+    path = tmp_path / "runs.db"
+    store_run(path, a_full_run("run-1"))
+
+    with pytest.raises(RunNotFoundError, match=r"no run has the id 'finetune'.*of that name, the newest first: run-1"):
+        RunReader(path).get("finetune")

@@ -49,6 +49,7 @@ from tracker.progress import Expected, Progress
 from tracker.records import ClockPair, DeviceEnergy, Mark, NotMeasured, Reading
 from tracker.serving import pages
 from tracker.session.watching import KEPT_S, Watcher, by_second
+from tracker.settings import EXAMPLE_TRACE
 from tracker.store.codec import append_reading
 from tracker.store.opening import open_for_writing
 from tracker.store.writing import RunWriter
@@ -458,7 +459,7 @@ def test_no_color_leaves_the_screen_without_colours_and_a_dumb_terminal_has_line
 
 
 def test_a_run_of_another_process_is_shown_once_and_nothing_waits(db):
-    trace = ROOT / "examples" / "trace_8gpu.csv.gz"
+    trace = EXAMPLE_TRACE
     code = f"""
 import sys, tracker
 with tracker.track("other", zone="FR", db={str(db)!r}) as run:

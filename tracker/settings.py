@@ -18,6 +18,7 @@ GpuChoice = Literal["visible", "all", "none"] | tuple[int | str, ...]
 MAX_INTERVAL_S: Final = 600.0
 MAX_TEXT_LENGTH: Final = 10_000
 MAX_PRICE_PER_KWH: Final = 1e9  # of a currency that has lost its worth, too
+EXAMPLE_TRACE: Final = Path(__file__).parent / "sensors" / "data" / "trace_8gpu.csv.gz"
 RUN_ID_PATTERN: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _PRICE: Final = re.compile(
     r"\s*(?P<number>[0-9]{1,15}(\.[0-9]{0,15})?|\.[0-9]{1,15})\s*(?P<currency>[A-Za-z]{3})(\s*/\s*kWh)?\s*"
@@ -174,6 +175,12 @@ def _path(value: object) -> str:
     return _filled(os.fspath(value) if isinstance(value, os.PathLike) else value)
 
 
+def _replay(value: object) -> str:
+    """A path, or "example": the trace that comes with the package."""
+    word = _path(value)
+    return str(EXAMPLE_TRACE) if word.strip() == "example" else word
+
+
 @dataclass(frozen=True, slots=True)
 class _Spec:
     name: str
@@ -193,7 +200,7 @@ _SPECS: Final = (
     _Spec("price_per_kwh", "TRACKER_PRICE", _price),
     _Spec("interval_s", "TRACKER_INTERVAL", _interval),
     _Spec("gpus", "TRACKER_GPUS", _gpus),
-    _Spec("replay", "TRACKER_REPLAY", _path, is_path=True),
+    _Spec("replay", "TRACKER_REPLAY", _replay, is_path=True),
     _Spec("sysfs", "TRACKER_SYSFS", _path, is_path=True),
     _Spec("run_id", "TRACKER_RUN_ID", _run_id),
     _Spec("parent_id", "TRACKER_PARENT_ID", _run_id),

@@ -51,7 +51,11 @@ _FORWARDED_SIGNALS: Final = (*_TERMINAL_SIGNALS, "SIGTERM", "SIGHUP", "SIGUSR1",
 @click.option(
     "--gpus", metavar="GPUS", help='"visible", "all", "none", or indices and UUIDs with commas (TRACKER_GPUS).'
 )
-@click.option("--replay", metavar="FILE", help="A recorded trace in place of hardware (TRACKER_REPLAY).")
+@click.option(
+    "--replay",
+    metavar="FILE",
+    help='A recorded trace in place of hardware (TRACKER_REPLAY); "example": eight GPUs, to try it without any.',
+)
 @db_option
 @json_option
 @click.argument("command", nargs=-1, required=True, metavar="-- COMMAND…")
@@ -71,6 +75,9 @@ def run(
     \b
     tracker run -- python train.py --epochs 3
     tracker run --project nlp --zone FR -- torchrun --nproc-per-node 8 train.py
+    tracker run --replay example -- sleep 60      without any GPU, to try it
+
+    While it goes on, `tracker watch` in another terminal and `tracker serve` in a browser show it live.
     """
     from tracker.session.track import track
 

@@ -265,7 +265,7 @@ def track(
         interval_s: sampling period in seconds; by default 1, and 0.1 for a GPU without an energy counter.
         gpus: "visible" (what CUDA shows this process), "all", "none", or indices and UUIDs.
         db: database file or SQLAlchemy URL.
-        replay: a recorded trace in place of hardware.
+        replay: a recorded trace in place of hardware; "example": that of eight GPUs which comes with the package.
         budget: what the run may use: some of energy_j, energy_kwh, emissions_g, emissions_kg, and cost_eur or the like,
             in the currency of price_per_kwh. A warning says when it is expected to be passed, and another when it is.
             Measured energy counts; where none is, the modelled.

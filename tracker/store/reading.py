@@ -269,7 +269,8 @@ class RunReader:
                 ids = connection.scalars(newest_first.where(starts_so)).all() if reference else []
             if len(ids) != 1:
                 recent = connection.scalars(newest_first.limit(_NEAR_AMONG)).all()
-                raise RunNotFoundError(_not_found(reference, ids, recent, database.label))
+                named = connection.scalars(newest_first.where(c.name == reference).limit(_LISTED)).all()
+                raise RunNotFoundError(_not_found(reference, ids, recent, named, database.label))
             return self._records(connection, connection.execute(_SELECT_RUNS.where(c.id == ids[0])).all())[0]
 
     def batch(self, ids: Sequence[str]) -> list[Run]:
@@ -476,12 +477,14 @@ class RunReader:
         return run if self._complete is None else self._complete(run, _unsettled(connection, run.id))
 
 
-def _not_found(reference: str, ids: Sequence[str], recent: Sequence[str], label: str) -> str:
+def _not_found(reference: str, ids: Sequence[str], recent: Sequence[str], named: Sequence[str], label: str) -> str:
     if len(ids) > 1:
         shown = ", ".join(ids[:_LISTED]) + (" …" if len(ids) > _LISTED else "")
         return f"{len(ids)} runs have an id that begins with {reference!r}: {shown}; give more of it"
     if not recent:
         return f"no run {reference!r}: there are no runs in {label} yet"
+    if named:
+        return f"no run has the id {reference!r} in {label}; of that name, the newest first: {', '.join(named)}"
     near = get_close_matches(reference, recent, n=_LISTED, cutoff=0.5)
     hint = f"near it: {', '.join(near)}" if near else f"the newest is {recent[0]}"
     return f"no run {reference!r} in {label}; {hint}"

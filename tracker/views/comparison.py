@@ -61,13 +61,13 @@ def comparison_parts(comparison: Comparison) -> Iterator[Part]:
     """The tables: of the runs whole, then by device, phase and unit of progress, and why emissions differ."""
     ids = short_ids(comparison.runs)
     names = [ids[run.id] for run in comparison.runs]
-    priced = ("cost", "") if any(run.currency is not None for run in comparison.runs) else ()
     for titles, rows, right_from in (
         (
-            ("id", "name", "lasted", "", "energy", "", "CO2e", "", *priced, "intensity", "cover"),
-            _totals(comparison.runs, ids, has_costs=bool(priced)),
+            ("id", "name", "lasted", "", "energy", "", "CO2e", "", "intensity", "cover"),
+            _totals(comparison.runs, ids),
             2,
         ),
+        (("cost", "id", "of measured", "", "modelled", "price of a kWh", "PUE"), _costs(comparison.runs, ids), 2),
         (("device", "id", "", "energy", "", "power", "cover", "method"), _devices(comparison, names), 3),
         (("phase", "id", "spans", "lasted", "energy", "", "power", "CO2e", "intensity"), _phases(comparison, names), 2),
         (("for each", "id", "of", "energy", "", "CO2e", ""), _units(comparison, names), 2),
@@ -87,7 +87,7 @@ def comparison_notes(comparison: Comparison) -> tuple[list[str], list[str]]:
     return list(_notes(comparison, ids)), differing
 
 
-def _totals(runs: Sequence[Run], ids: dict[str, str], *, has_costs: bool) -> Iterator[Row]:
+def _totals(runs: Sequence[Run], ids: dict[str, str]) -> Iterator[Row]:
     first = runs[0]
     for run in runs:
         yield (
@@ -99,16 +99,26 @@ def _totals(runs: Sequence[Run], ids: dict[str, str], *, has_costs: bool) -> Ite
             amounts.ratio(run.energy_j, first.energy_j),
             amounts.mass(run.emissions_g),
             amounts.ratio(run.emissions_g, first.emissions_g),
-            *(
-                (
-                    amounts.money(run.cost, run.currency),
-                    amounts.ratio(run.cost, first.cost if first.currency == run.currency else None),
-                )
-                if has_costs
-                else ()
-            ),
             amounts.intensity(run.intensity_g_per_kwh),
             amounts.share(run.coverage),
+        )
+
+
+def _costs(runs: Sequence[Run], ids: dict[str, str]) -> Iterator[Row]:
+    """Of the electricity, where a run has a price."""
+    if all(run.currency is None for run in runs):
+        return
+    first = runs[0]
+    for run in runs:
+        price = amounts.UNKNOWN if run.price_per_kwh is None else f"{run.price_per_kwh:.10g} {run.currency}"
+        yield (
+            "",
+            ids[run.id],
+            printable(amounts.money(run.cost, run.currency)),
+            amounts.ratio(run.cost, first.cost if first.currency == run.currency else None),
+            printable(amounts.money(run.cost_modelled, run.currency)),
+            printable(price),
+            f"{run.pue:g}",
         )
 
 

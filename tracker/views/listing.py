@@ -152,7 +152,8 @@ def list_notes(runs: Sequence[Run], columns: Sequence[str]) -> Iterator[str]:
     ids = short_ids(runs)
     if not {"energy", "emissions", "coverage"}.isdisjoint(columns):
         yield FIGURES
-    if not {"energy_modelled", "emissions_modelled", "cost_modelled"}.isdisjoint(columns):
+    has_modelled = any(run.energy_modelled_j is not None for run in runs)
+    if has_modelled and not {"energy_modelled", "emissions_modelled", "cost_modelled"}.isdisjoint(columns):
         yield "modelled: an estimate, of parts that no meter reads; not part of energy and CO2e"
     modelled = [ids[run.id] for run in runs if run.energy_modelled_j is not None]
     if modelled and "energy_modelled" not in columns:
