@@ -33,7 +33,7 @@ _HINTS: Final[Mapping[str, str]] = {
     "status": "finished",
     "tag": "name=text",
 }
-SORTS: Final = ("started", "duration", "energy", "emissions", "intensity", "coverage", "name", "project")
+SORTS: Final = ("started", "duration", "energy", "emissions", "cost", "intensity", "coverage", "name", "project")
 
 
 def page(title: str, body: str, *, script: bool = False) -> str:

@@ -198,6 +198,6 @@ DEFAULT_COLUMNS: Final = (
 )  # fmt: skip
 WIDE_COLUMNS: Final = (
     "id", "name", "project", "tags", "started", "duration", "energy", "energy_modelled", "power", "emissions",
-    "cost", "intensity", "zone", "coverage", "devices", "status", "replayed",
+    "cost", "intensity", "zone", "coverage", "status", "replayed", "devices",
 )  # fmt: skip
 _WIDE: Final = 140  # columns of a terminal that have room for WIDE_COLUMNS
