@@ -14,6 +14,7 @@ import time
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+_PATIENCE_S = 60  # a busy machine needs some; who waits longer waits for nothing
 # Chromium reads from 3 and writes to 4; through numbers that are neither, as what is given may be either.
 _BECOME_CHROMIUM = """
 import fcntl, os, sys
@@ -91,7 +92,7 @@ class Chromium:
         self._is_loaded = False
         self._call("Page.navigate", url=address)
         while not self._is_loaded:
-            self._receive(time.monotonic() + 20)
+            self._receive(time.monotonic() + _PATIENCE_S)
 
     def value(self, script: str) -> Any:
         """What a script gives, promises awaited."""
@@ -99,7 +100,7 @@ class Chromium:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def until(self, script: str, within_s: float = 15) -> Any:
+    def until(self, script: str, within_s: float = _PATIENCE_S) -> Any:
         """The first value of an expression that is true; while a page is on its way, parts of it may be missing."""
         ends_s = time.monotonic() + within_s
         while time.monotonic() < ends_s:
@@ -135,7 +136,7 @@ class Chromium:
         if self._session is not None:
             message["sessionId"] = self._session
         os.write(self._to, json.dumps(message).encode() + b"\0")
-        until_s = time.monotonic() + 30
+        until_s = time.monotonic() + _PATIENCE_S
         while True:
             answer = self._receive(until_s)
             if answer.get("id") == self._number:
