@@ -2,9 +2,8 @@
 
 python benchmarks/serving.py [--days 6.944] [--browser]
 
-The server's share of each; with --browser all of it, in a real Chromium without a window: from the click on a run to its
-first paint, to its charts, and from a zoom to its chart. Each page is opened anew, its parts from the browser's cache or
-not as they come.
+The server's share of each; with --browser all of it, in a real Chromium without a window: from the click on a run to
+its first paint, to its charts, and from a zoom to its chart. Each page is opened anew.
 """
 
 from __future__ import annotations
@@ -136,7 +135,8 @@ _PAINTS = """(async () => {
 _ZOOM = """(async () => {
   const detail = document.getElementById("detail");
   const began = performance.now();
-  const changed = new Promise(done => new MutationObserver(done).observe(detail, { childList: true, characterData: true, subtree: true }));
+  const what = { childList: true, characterData: true, subtree: true };
+  const changed = new Promise(done => new MutationObserver(done).observe(detail, what));
   document.querySelector('[data-zoom=HOW]').click();
   await changed;
   await new Promise(done => requestAnimationFrame(() => setTimeout(done)));
