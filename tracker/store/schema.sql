@@ -23,18 +23,20 @@ CREATE TABLE runs (
     parent_id TEXT,
     is_replayed BOOLEAN NOT NULL,
     totals_through_unix_us BIGINT,
+    price_per_kwh FLOAT,
+    currency TEXT,
     CONSTRAINT pk_runs PRIMARY KEY (id)
 );
 
-CREATE INDEX ix_runs_status_started ON runs (status, started_unix_us);
-
-CREATE INDEX ix_runs_parent ON runs (parent_id);
+CREATE INDEX ix_runs_started ON runs (started_unix_us, id);
 
 CREATE INDEX ix_runs_project_started ON runs (project, started_unix_us);
 
-CREATE INDEX ix_runs_started ON runs (started_unix_us, id);
-
 CREATE INDEX ix_runs_name_started ON runs (name, started_unix_us);
+
+CREATE INDEX ix_runs_parent ON runs (parent_id);
+
+CREATE INDEX ix_runs_status_started ON runs (status, started_unix_us);
 
 CREATE TABLE intensities (
     id TEXT NOT NULL,
@@ -247,6 +249,8 @@ CREATE TABLE pricings (
     emissions_modelled_g FLOAT,
     provider TEXT,
     values_status TEXT,
+    price_per_kwh FLOAT,
+    currency TEXT,
     CONSTRAINT pk_pricings PRIMARY KEY (run_id, seq),
     CONSTRAINT fk_pricings_run_id FOREIGN KEY(run_id) REFERENCES runs (id)
 );
@@ -275,7 +279,10 @@ SELECT id AS run_id, name, project, status,
        energy_modelled_j, energy_modelled_j / 3.6e6 AS energy_modelled_kwh,
        emissions_g, emissions_g / 1e3 AS emissions_kg,
        emissions_modelled_g, emissions_modelled_g / 1e3 AS emissions_modelled_kg,
-       pue, coverage, zone, zone_origin, parent_id, is_replayed
+       pue, coverage, zone, zone_origin, parent_id, is_replayed,
+       energy_j / 3.6e6 * pue * price_per_kwh AS cost,
+       energy_modelled_j / 3.6e6 * pue * price_per_kwh AS cost_modelled,
+       price_per_kwh, currency
 FROM runs;
 
 CREATE VIEW v_energy_by_slot AS
