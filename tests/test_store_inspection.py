@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from stored_runs import a_full_run, as_stranger, python, store_run
 
-from tracker.store.inspection import inspect, network_of
+from tracker.store.inspection import inspect
 from tracker.store.opening import open_for_writing
 from tracker.store.tables import SCHEMA_VERSION
 
@@ -157,16 +157,3 @@ def test_a_server_is_looked_at_without_being_changed(postgres_url):
     nobody = inspect(postgres_url.replace("tracker@", "somebody:secret@"))
 
     assert "does not take the connection" in nobody.trouble and "somebody" not in nobody.trouble
-
-
-def test_a_network_file_system_is_known_by_the_longest_mount_above(tmp_path):
-    mounts = tmp_path / "mountinfo"
-    mounts.write_text(
-        "1 0 0:1 / / rw - ext4 /dev/x rw\n2 1 0:2 / /home\\040dir rw shared:1 - nfs4 server:/x rw\n"
-        "3 2 0:3 / /home\\040dir/local rw - tmpfs tmpfs rw\n"
-    )
-
-    assert network_of(Path("/home dir/a/runs.db"), mounts) == "nfs4"
-    assert network_of(Path("/home dir/local/runs.db"), mounts) == ""
-    assert network_of(Path("/elsewhere/runs.db"), mounts) == ""
-    assert network_of(Path("/x"), tmp_path / "none") == ""

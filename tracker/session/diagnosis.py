@@ -100,7 +100,7 @@ def diagnose(
         *grid_notice,
         *(clash.text for clash in found_clashes if not clash.is_fatal),
         *_unknown_variables(os.environ),
-        *_of_database(database),
+        *_of_database(database, is_folded=inspected.value is None or inspected.value.has_shared_locks),
         *lock_trouble,
         *_sqlite_warnings(),
     ]
@@ -234,11 +234,13 @@ def _database(settings: Settings, inspected: _Outcome[Inspection], hide: Privacy
     )
 
 
-def _of_database(database: DatabaseFound) -> Iterator[str]:
+def _of_database(database: DatabaseFound, *, is_folded: bool) -> Iterator[str]:
     if database.network_file_system:
+        # A lock that other machines do not see keeps nobody from writing the database at the same time.
+        when = "at its end" if is_folded else "by `tracker db merge`, on one machine at a time"
         yield (
-            f"the database is on a network file system ({database.network_file_system}), where several machines must "
-            "not write at once: give each a file of its own (TRACKER_DB), or all a database server"
+            f"the database is on a network file system ({database.network_file_system}): each run is written to a file of "
+            f"its own beside it and folded in {when}"
         )
     if database.free_bytes is not None and database.free_bytes < LITTLE_SPACE_BYTES:
         yield f"{amounts.size(database.free_bytes)} are free where the database is"

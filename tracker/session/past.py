@@ -54,6 +54,8 @@ def get(run_id: str, *, db: str | Path | None = None) -> Run:
         for reader in others:
             with contextlib.suppress(RunNotFoundError):
                 return reader.get(run_id)
+        if others:
+            return main.get(run_id)  # it may have been folded in meanwhile
         raise
 
 

@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 MOST_LINES: Final = 10  # in the training's output, whatever goes wrong
 NEVER_STOPPED: Final = "never stopped: it ended with the program, whose exit code is not known to it"
+EXIT_PATIENCE_S: Final = 1.0  # for what no stop() waits for: the next tracker would do it too
 FORK_PATIENCE_S: Final = 0.05  # the longest that a fork of the program's is held up
 
 
@@ -150,3 +151,4 @@ def _finish_at_exit() -> None:
         status = "failed"
     for run in list(state.live):
         run.finish(status, NEVER_STOPPED if status == "finished" else None)
+    state.writer.wait(EXIT_PATIENCE_S)

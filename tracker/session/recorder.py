@@ -243,7 +243,8 @@ class Recorder:
                 self._warn("fault", f"run {self._facts.id}: its figures could not be worked out; its readings are kept")
             if self._seat is not None:
                 self._seat.leave()
-            state.writer.remove(self, LAST_READING_TIMEOUT_S)
+            is_folded = self._target.is_folded_at_end and state.writer.post(self._target.fold_own)
+            state.writer.remove(self, 0.0 if is_folded else LAST_READING_TIMEOUT_S)
             state.end(self)
         except BaseException as exc:
             self._let_go(stop_us, status)
@@ -257,6 +258,7 @@ class Recorder:
         def end() -> None:
             self._finish(stop_us, status)
             self._state.end(self)
+            self._target.fold_own()
 
         self._ledger.end(stop_us)
         if self._feed is not None:
@@ -423,11 +425,8 @@ class Recorder:
 
     def _with_overlaps(self, run: Run, now: ClockPair) -> Run:
         """The run, naming others that its GPUs were charged to at the same time."""
-        writer = self._target.writer
-        if writer is None:
-            return run
         try:
-            others = writer.overlapping_runs(run, now)
+            others = self._target.overlapping_runs(run, now, self._segment.host)
         except StoreError:
             return run
         if not others:
@@ -438,14 +437,8 @@ class Recorder:
     def _count_ranks(self) -> None:
         """Say how many ranks of the job have not been in the run: what only they see is not in it either."""
         world_size = None if self._job is None else self._job.world_size
-        writer = self._target.writer
-        if world_size is None or writer is None:
-            return
-        try:
-            seen = writer.count_segments()
-        except StoreError:
-            return
-        if seen < world_size:
+        seen = None if world_size is None else self._target.count_segments(self._facts.id)
+        if world_size is not None and seen is not None and seen < world_size:
             self._warnings.append(
                 f"{seen} of the {world_size} ranks of this job were seen: GPUs and nodes that only the others use are"
                 " not measured (track in every rank)"
@@ -527,7 +520,7 @@ class Recorder:
 
     def _end(self, writer: RunWriter, run: Run, now: ClockPair) -> None:
         stored = writer.finish(run, self._chunks, self._slots, now, spans=self._spans, marks=self._marks)
-        self._final = replace(stored, source=StoredSource(self._target.db) if self._target.db else None)
+        self._final = replace(stored, source=self._source_of_run())
         self._chunks, self._slots, self._spans, self._marks = [], [], [], []
 
     def _record(self, accounts: Sequence[DeviceAccount], status: RunStatus, until_us: int) -> Run:
@@ -544,10 +537,14 @@ class Recorder:
             is_ended=status != "running",
             not_measured=[*self._not_measured, *self._unopened()],
             warnings=self._warnings,
-            source=StoredSource(self._target.db) if self._target.db else None,
+            source=self._source_of_run(),
         )
         unused = self._unused(run)
         return run if unused is None else replace(run, warnings=(*run.warnings, unused))
+
+    def _source_of_run(self) -> StoredSource | None:
+        target = self._target
+        return StoredSource(target.db, target.wanted if target.is_folded_at_end else target.db) if target.db else None
 
     def _unopened(self) -> list[NotMeasured]:
         """What is not measured because its driver has not told yet what there is."""
@@ -588,10 +585,11 @@ class Recorder:
     def _provenance(self) -> Mapping[str, Any]:
         before, writer_before_s = self._cost_before
         cost = self._state.sampler.cost()
-        job, source = self._job, self._source
+        job, source, network = self._job, self._source, self._target.file_system.network
         return {
             **({} if source is None else {"grid": {"provider": source.name, "zone": source.choice.zone}}),
             **({} if job is None else {"job": {"launcher": job.launcher, "world_size": job.world_size}}),
+            **({} if not network else {"store": {"network_file_system": network, "journal": "rollback"}}),
             "versions": provenance.versions(),
             "hardware": dict(self._segment.hardware),
             "settings": provenance.settings_with_origin(self._settings),

@@ -153,10 +153,10 @@ def _shared_run_id(state: ProcessState, settings: Settings, job: Job | None, nam
 
 
 def _has_ended(db: str, run_id: str) -> bool:
-    from tracker.session.past import reader_of
+    from tracker.session.past import get
 
     try:
-        return reader_of(db).get(run_id).status != "running"
+        return get(run_id, db=db).status != "running"
     except TrackerError:  # no such run, or no database yet
         return False
 

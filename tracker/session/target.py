@@ -3,44 +3,69 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from tracker.errors import StoreError
-from tracker.session.folding import fold_quietly
+from tracker.records import unix_us_of
+from tracker.session.folding import fold, fold_quietly
 from tracker.session.past import reader_of, whole
 from tracker.store.merging import copy_run
-from tracker.store.opening import open_for_reading, open_for_writing, store_errors
+from tracker.store.opening import open_for_reading, open_for_writing, place_of, store_errors
+from tracker.store.overlaps import overlapping_runs
+from tracker.store.places import FileSystem, file_system_of
+from tracker.store.rows import storable
 from tracker.store.writing import RunWriter
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-    from tracker.records import Mark, Note, Run, Samples, Segment, Span
+    from tracker.records import ClockPair, Mark, Note, Run, Samples, Segment, Span
     from tracker.store.opening import Database
+    from tracker.store.reading import RunReader
+
+Stored = TypeVar("Stored")
+
+logger = logging.getLogger(__name__)
 
 
 class StoredSource:
-    """Fetches what a Run does not carry from the database it is in."""
+    """Fetches what a Run does not carry from the database it is in.
 
-    def __init__(self, db: str) -> None:
+    Args:
+        db: where it was written.
+        folded_into: where it is once that file has gone.
+    """
+
+    def __init__(self, db: str, folded_into: str) -> None:
         self._db = db
+        self._folded_into = folded_into
 
     def samples(self, run_id: str) -> Sequence[Samples]:
-        return reader_of(self._db).samples(run_id)
+        return self._read(lambda reader: reader.samples(run_id))
 
     def spans(self, run_id: str) -> Sequence[Span]:
-        return reader_of(self._db).spans(run_id)
+        return self._read(lambda reader: reader.spans(run_id))
 
     def marks(self, run_id: str) -> Sequence[Mark]:
-        return reader_of(self._db).marks(run_id)
+        return self._read(lambda reader: reader.marks(run_id))
 
     def notes(self, run_id: str) -> Sequence[Note]:
-        return reader_of(self._db).notes(run_id)
+        return self._read(lambda reader: reader.notes(run_id))
+
+    def _read(self, read: Callable[[RunReader], Stored]) -> Stored:
+        if self._db == self._folded_into:
+            return read(reader_of(self._db))
+        if Path(self._db).exists():
+            found = read(reader_of(self._db))
+            if Path(self._db).exists():  # else it went meanwhile, and what was found may be nothing
+                return found
+        return read(reader_of(self._folded_into))
 
 
 def _is_something_else(path: Path) -> bool:
@@ -72,16 +97,23 @@ def _remove(file: Path) -> None:
 class Target:
     """Opens the first place that takes the run. Used by the writer's thread alone.
 
+    On a file system that several machines share, no database can take a commit a second from each: the run goes to a
+    file of its own beside it, and from there into the database when it has ended.
+
     Attributes:
         db: where the run is written, as open_for_reading takes it; None: nowhere.
-        writer: writes there; None: nowhere.
+        wanted: the database asked for.
+        writer: writes to db; None: nowhere.
+        file_system: of the database asked for, once the run has begun.
     """
 
     def __init__(self, db: str, warn: Callable[[str, str], None]) -> None:
         self.db: str | None = None
+        self.wanted = db
         self.writer: RunWriter | None = None
-        self._wanted = db
+        self.file_system = FileSystem("", True)
         self._warn = warn
+        self._begun_beside: set[str] = set()  # beginnings of the names of run files that were there before
         self._has_folded = False
         self._database: Database | None = None
         self._file: tuple[str, tuple[int, int] | None] | None = None  # written to, and which it was when opened
@@ -89,9 +121,10 @@ class Target:
     def begin(self, run: Run, segment: Segment, argv: Sequence[str] | None) -> None:
         """Put the run on record as running."""
         first_error: StoreError | None = None
+        self._look_around()
         for place in self._places(run.id, segment.host):
             try:
-                database = open_for_writing(place)
+                database = self._open(place)
                 writer = RunWriter(database, whole)
                 writer.begin(run, segment, argv)
             except StoreError as exc:
@@ -101,7 +134,36 @@ class Target:
             break
         if first_error is not None:
             outcome = f"the run is kept in {self.db}" if self.db else "nothing of the run is kept after it"
-            self._warn(f"target {self._wanted}", f"{first_error}; {outcome}")
+            self._warn(f"target {self.wanted}", f"{first_error}; {outcome}")
+        elif self.file_system.network and not self.file_system.has_shared_locks:
+            self._warn(
+                f"target {self.wanted}",
+                f"{self.wanted}: is on {self.file_system.network}, where a lock may not hold on other machines; the run is"
+                f" kept in {self.db} until `tracker db merge` folds it in",
+            )
+        elif self.file_system.network:
+            logger.info("tracker: on %s, so the run is kept in %s until its end", self.file_system.network, self.db)
+
+    def _look_around(self) -> None:
+        """Learn what there is to know of the place asked for."""
+        try:
+            path, _ = place_of(self.wanted)
+        except StoreError:
+            return
+        if path is not None:
+            self.file_system = file_system_of(path)
+        for file in self._files_beside() if self.file_system.network else ():
+            parts = file.name.split(".")  # RUN.HOST.db, and dots may be in either
+            self._begun_beside.update(".".join(parts[:count]) for count in range(1, len(parts)))
+
+    def _files_beside(self) -> list[Path]:
+        try:
+            return list(Path(f"{self.wanted}.d").glob("*.db"))
+        except OSError:  # closed to this user
+            return []
+
+    def _open(self, place: str) -> Database:
+        return open_for_writing(place, journal=None if place == self.wanted else "delete")
 
     def check(self) -> None:
         """See that the file written to is still the one that others find.
@@ -122,11 +184,11 @@ class Target:
             return False
         for place in self._places(run_id, host):
             # Not even where the file has gone: a new one of that name would share the log that the rows are in.
-            if place in (self.db, self._wanted):
+            if place in (self.db, self.wanted):
                 continue
             is_new = "://" not in place and not Path(place).exists()
             try:
-                database = open_for_writing(place)
+                database = self._open(place)
                 with self._source() as given:
                     copy_run(given, database, run_id)
             except StoreError:
@@ -159,9 +221,61 @@ class Target:
 
     def fold(self) -> None:
         """Take in what earlier runs could not write here; once, as it may take a while."""
-        if self.db == self._wanted and not self._has_folded:
+        if not self._has_folded and (self.db == self.wanted or self.is_folded_at_end):
             self._has_folded = True
-            fold_quietly(self._wanted)
+            fold_quietly(self.wanted)
+
+    @property
+    def is_folded_at_end(self) -> bool:
+        """Whether the run, once it has ended, is to be added to the database asked for."""
+        is_beside = self.db is not None and self.db != self.wanted
+        return is_beside and bool(self.file_system.network) and self.file_system.has_shared_locks
+
+    def fold_own(self) -> None:
+        """Add the run, which has ended and been closed, to the database asked for."""
+        if self.db is None or not self.is_folded_at_end:
+            return
+        for file, outcome in fold(self.wanted, [Path(self.db)]):
+            if isinstance(outcome, StoreError):
+                self._warn(
+                    f"fold {self.wanted}", f"{outcome}; the run is kept in {file}: `tracker db merge` folds it in"
+                )
+
+    def count_segments(self, run_id: str) -> int | None:
+        """How many processes have been in the run, as far as can be seen; None: not known."""
+        if self.writer is None:
+            return None
+        try:
+            seen = self.writer.count_segments()
+            if not self.file_system.network:
+                return seen
+            places = [Path(self.wanted), *Path(f"{self.wanted}.d").glob(f"{run_id}.*.db")]
+            found = {
+                (segment.host, segment.boot_id, segment.pid_namespace, segment.pid, segment.pid_start)
+                for place in places
+                if place.exists()
+                for segment in reader_of(place).segments(run_id)
+            }
+        except (StoreError, OSError):
+            return None
+        return max(seen, len(found))
+
+    def overlapping_runs(self, run: Run, now: ClockPair, host: str) -> list[str]:
+        """Ids of other runs that a GPU of this one was charged to meanwhile."""
+        if self.writer is None:
+            return []
+        found = self.writer.overlapping_runs(run, now)
+        keys = [storable(device.key) for device in run.devices if device.kind == "gpu"]
+        if not self.file_system.network or not keys or run.started_at is None:
+            return found
+        between = unix_us_of(run.started_at), now.unix_us
+        for place in (Path(self.wanted), *self._files_beside()):
+            if str(place) != self.db and place.exists():
+                with contextlib.suppress(StoreError), reader_of(place).snapshot() as connection:
+                    found += overlapping_runs(
+                        connection, run.id, run.parent_id, keys, *between, self._begun_beside, host
+                    )
+        return list(dict.fromkeys(found))
 
     def close(self) -> None:
         """Let go of the place."""
@@ -174,10 +288,11 @@ class Target:
     def _places(self, run_id: str, host: str) -> Iterator[str]:
         import platformdirs
 
-        yield self._wanted
+        if not self.file_system.network:
+            yield self.wanted
         name = f"{run_id}.{re.sub(r'[^A-Za-z0-9._-]', '_', host)}.db"
-        if "://" not in self._wanted and not _is_something_else(Path(self._wanted)):
-            yield str(Path(f"{self._wanted}.d") / name)
+        if "://" not in self.wanted and not _is_something_else(Path(self.wanted)):
+            yield str(Path(f"{self.wanted}.d") / name)
         yield str(platformdirs.user_state_path("tracker", appauthor=False) / "runs" / name)
         try:
             yield str(Path(tempfile.mkdtemp(prefix="tracker-")) / name)

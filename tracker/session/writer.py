@@ -82,6 +82,13 @@ class Writer:
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout_s)
 
+    def wait(self, timeout_s: float) -> None:
+        """Wait for what is still to be done once the last run is removed."""
+        with self._condition:
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout_s)
+
     def _loop(self) -> None:
         cpu_before_s = self.cpu_s
         due_s = time.monotonic() + COMMIT_PERIOD_S

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import sqlite3
 import struct
@@ -20,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from tracker.errors import StoreError
 from tracker.store.opening import CURRENT, Schema, open_server, place_of, refuse_newer, refuse_non_file, store_errors
 from tracker.store.opening import version_of_file as version_within
+from tracker.store.places import file_system_of
 
 LOCK_LOOK_S: Final = 1.0  # a writer of ours holds the lock for some ms in each second
 _LOOKS: Final = 10
@@ -44,6 +44,7 @@ class Inspection:
         size_bytes: with its write-ahead log; None: no file, or not known.
         free_bytes: left on its file system; None: not known.
         network: type of the network file system that it is on; "": none.
+        has_shared_locks: what is locked there is so for other machines too.
         trouble: why runs cannot be written there, with what to do; "": they can. Never in a server's own words, which
             name hosts and people.
     """
@@ -55,6 +56,7 @@ class Inspection:
     size_bytes: int | None = None
     free_bytes: int | None = None
     network: str = ""
+    has_shared_locks: bool = True
     trouble: str = ""
 
 
@@ -101,7 +103,18 @@ def _of_file(path: Path, schema: Schema, look_s: float) -> Inspection:
         trouble = trouble or _write_trouble(path)
     except StoreError as exc:
         trouble = trouble or str(exc)
-    return Inspection(str(path), path, exists, version, size_bytes, _free_bytes(path), network_of(path), trouble)
+    there = file_system_of(path)
+    return Inspection(
+        str(path),
+        path,
+        exists,
+        version,
+        size_bytes,
+        _free_bytes(path),
+        network=there.network,
+        has_shared_locks=there.has_shared_locks,
+        trouble=trouble,
+    )
 
 
 def _beside(path: Path, ending: str) -> Path:
@@ -186,25 +199,3 @@ def _nearest_folder(path: Path) -> Path:
     while not os.path.exists(folder):  # noqa: PTH110 (Path.exists raises where looking is not allowed)
         folder = folder.parent
     return folder
-
-
-_NETWORK_TYPES: Final = re.compile(r"nfs4?|lustre|gpfs|beegfs|cifs|smb3?|smbfs|ceph|fuse\.\S+|9p|afs|pvfs2|wekafs")
-
-
-def network_of(path: Path, mountinfo: Path = Path("/proc/self/mountinfo")) -> str:
-    """The type of the network file system that a path is on, "" where it is on none or that is not known.
-
-    Source: proc_pid_mountinfo(5), fields 5 and 9; the types: knowledge, ecosystem 6.
-    """
-    try:
-        lines = mountinfo.read_text().splitlines()
-    except OSError:
-        return ""
-    best, kind = "", ""
-    for line in lines:
-        fields, _, rest = line.partition(" - ")
-        mount = fields.split()[4].encode().decode("unicode_escape")  # spaces are octal escapes
-        is_above = mount == "/" or str(path) == mount or str(path).startswith(f"{mount}/")
-        if is_above and len(mount) >= len(best):  # of two on one place the later one covers the other
-            best, kind = mount, rest.split()[0]
-    return kind if _NETWORK_TYPES.fullmatch(kind) else ""

@@ -10,6 +10,9 @@ every Python has such a SQLite. So no connection checkpoints by itself (`wal_aut
 beside other writers). A writer that has just sealed checkpoints when the WAL has grown past WAL_LIMIT_BYTES, in the
 TRUNCATE mode, which holds the lock of writers throughout: nobody can restart the WAL meanwhile. The last connection to
 close checkpoints too, alone by an exclusive lock. Readers cannot checkpoint. Electing one process is issue 4.
+
+**Where there is no WAL.** It needs memory shared by all who have the file open, so none is used on a file system that
+machines share, nor for a run file, which one process writes: their journal is a rollback journal.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final, cast
+from typing import Final, Literal, cast
 
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
@@ -31,6 +34,7 @@ from sqlalchemy.pool import NullPool
 
 from tracker.errors import NotADatabaseError, SchemaTooNewError, StoreError
 from tracker.store import tables
+from tracker.store.places import file_system_of
 
 BUSY_TIMEOUT_S: Final = 5.0
 CHECKPOINT_TIMEOUT_S: Final = 1.0  # the longest a reader may hold up other writers through a checkpoint
@@ -43,6 +47,8 @@ _MARKS_OF_OURS: Final = {"runs", "segments", "hot_readings", "alembic_version"}
 _POSTGRESQL_LOCK: Final = 0x74726163  # "trac": any number that others are unlikely to take
 BEGIN: Final = "tracker begin"  # in Connection.info: how its transactions begin, if not as its engine's
 _SMALLEST_PAGE_BYTES: Final = 512
+
+Journal = Literal["wal", "delete"]  # as PRAGMA journal_mode has it; "delete" is a rollback journal
 _RETRY_S: Final = 0.01
 
 
@@ -124,7 +130,7 @@ def _translated(label: str, cause: BaseException) -> StoreError:
     return StoreError(f"{label}: {reason}")
 
 
-def open_for_writing(db: str | Path, schema: Schema = CURRENT) -> Database:
+def open_for_writing(db: str | Path, schema: Schema = CURRENT, *, journal: Journal | None = None) -> Database:
     """A database to write to. A file that is missing or empty is made one, an older one is migrated.
 
     Any number of processes may do this at once. A server's schema is left alone.
@@ -132,6 +138,7 @@ def open_for_writing(db: str | Path, schema: Schema = CURRENT) -> Database:
     Args:
         db: a path or an SQLAlchemy URL.
         schema: the one that this code writes.
+        journal: of a file; None: a WAL where its file system allows one.
 
     Raises:
         NotADatabaseError: the path is a folder, another kind of file, or another program's database.
@@ -144,13 +151,17 @@ def open_for_writing(db: str | Path, schema: Schema = CURRENT) -> Database:
     label = str(path)
     with store_errors(label):
         _make_file(path)
+        if journal is None:
+            journal = "delete" if file_system_of(path).network else "wal"
+        if journal == "delete":
+            _leave_wal(path)
         engine = _file_engine(_uri(path, "mode=rw"), "BEGIN IMMEDIATE")
         with closing(_connect(_uri(path, "mode=rw"))) as raw:
             version = version_of_file(raw, label)
             refuse_newer(version, schema, label)
-            is_current = version == schema.version and raw.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+            is_current = version == schema.version and raw.execute("PRAGMA journal_mode").fetchone()[0] == journal
         if not is_current:
-            _bring_up(engine, label, schema)
+            _bring_up(engine, label, schema, journal)
     return Database(engine, label, path, schema.version)
 
 
@@ -175,6 +186,7 @@ def open_for_reading(db: str | Path, schema: Schema = CURRENT) -> Database:
         # Without the right to write the folder SQLite cannot make its -shm file, and needs none if nobody writes.
         is_still = not has_wal and not os.access(path.parent, os.W_OK)
         uri = _uri(path, "mode=ro&immutable=1" if is_still else "mode=ro")
+        _roll_back(path)
         with closing(_connect(uri)) as raw:
             version = version_of_file(raw, label)
     if version is not None and version < schema.version:
@@ -320,7 +332,25 @@ def refuse_newer(version: int | None, schema: Schema, label: str) -> None:
         )
 
 
-def _bring_up(engine: sa.Engine, label: str, schema: Schema) -> None:
+def _roll_back(path: Path) -> None:
+    """Take back what a writer that was killed has left half written; readers must not, and would be refused."""
+    try:
+        is_left = Path(f"{path}-journal").stat().st_size > 0
+    except OSError:
+        return
+    if is_left and os.access(path, os.W_OK):
+        with closing(_connect(_uri(path, "mode=rw"))) as raw:
+            raw.execute("SELECT count(*) FROM sqlite_master").fetchone()
+
+
+def _leave_wal(path: Path) -> None:
+    """Give a file that was kept with a WAL a rollback journal, which it is refused while anybody has it open."""
+    with closing(_connect(_uri(path, "mode=rw"))) as raw:
+        raw.execute("PRAGMA locking_mode=EXCLUSIVE").fetchall()  # before the first look: no memory is shared then
+        raw.execute("PRAGMA journal_mode=DELETE").fetchall()
+
+
+def _bring_up(engine: sa.Engine, label: str, schema: Schema, journal: Journal) -> None:
     """Create or migrate a file, in one transaction that looks again first: others may be at it too."""
     with engine.connect() as connection:
         raw = driver_connection(connection)
@@ -337,7 +367,8 @@ def _bring_up(engine: sa.Engine, label: str, schema: Schema) -> None:
                 _run_migrations(connection, schema)
             connection.exec_driver_sql(f"PRAGMA user_version={schema.version:d}")
         raw.execute("PRAGMA synchronous=FULL")
-        _switch_to_wal(raw)
+        if journal == "wal":
+            _switch_to_wal(raw)
 
 
 def _create(raw: sqlite3.Connection) -> None:

@@ -36,6 +36,7 @@ def overlapping_runs(
     from_us: int,
     to_us: int,
     begun_before: Collection[str],
+    host: str | None = None,
 ) -> list[str]:
     """Other runs on this run's machines that one of its devices was charged to meanwhile; the newest few.
 
@@ -45,6 +46,7 @@ def overlapping_runs(
         keys: of the devices that matter.
         from_us, to_us: the run's start and end, µs since 1970.
         begun_before: unfinished_runs when it started, so that those long over need not be gone through.
+        host: the run's machine; None: those that the database has for it.
     """
     values = {
         "of_run": run_id,
@@ -63,7 +65,7 @@ def _overlapping() -> sa.Select[tuple[str]]:
     run_id, from_us = sa.bindparam("of_run", type_=sa.Text), sa.bindparam("from_us", type_=sa.BigInteger)
     runs, devices, segments = tables.runs.c, tables.devices.c, tables.segments.c
     own = tables.devices.alias().c
-    hosts = sa.select(own.host).where(own.run_id == run_id)
+    hosts = sa.select(own.host).where(own.run_id == run_id) if host is None else (host,)
     last_us = sa.select(sa.func.max(segments.last_commit_unix_us)).where(segments.run_id == runs.id).scalar_subquery()
     return (
         sa.select(runs.id)
