@@ -38,13 +38,14 @@ def place(tmp_path, monkeypatch, powercap_tree):
     monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "config"))
     monkeypatch.setenv("TZ", "UTC")
-    powercap_tree.add("intel-rapl:0", "package-0", 1_000_000)
-    powercap_tree.add("intel-rapl:0:0", "dram", 1_000_000)
+    powercap_tree.add("intel-rapl:0", "package-0", 100_000_000)
+    powercap_tree.add("intel-rapl:0:0", "dram", 100_000_000)
     monkeypatch.setenv("TRACKER_SYSFS", str(powercap_tree.sysfs))
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
-    return work
+    with powercap_tree.moving("intel-rapl:0", "intel-rapl:0:0"):
+        yield work
 
 
 @pytest.fixture
@@ -186,6 +187,29 @@ def test_nothing_is_written_and_no_database_is_made(place, tmp_path):
     before = everything()
     doctor("--db", "runs.db")
     assert everything() == before
+
+
+def test_a_meter_that_stands_still_is_named_and_the_model_is_what_there_is(powercap_tree):
+    powercap_tree.replace_energy("intel-rapl:0", 5)  # the fixture moves the file that was there
+
+    found = told()
+
+    rapl, model = (sensor_of(found, name) for name in ("rapl", "model"))
+    assert [part["device"]["kind"] for part in rapl["parts"]] == ["dram"]
+    assert [(part["kind"], "stands still" in part["reason"]) for part in rapl["not_measured"]] == [
+        ("cpu_package", True)
+    ]
+    assert [part["device"]["kind"] for part in model["parts"]] == ["cpu"]
+
+
+def test_on_a_superchip_no_part_is_told_twice(powercap_tree, gpus):
+    for zone in ("intel-rapl:0", "intel-rapl:0:0"):
+        powercap_tree.remove(zone)
+    gpus(Gpu(name="NVIDIA GH200 480GB", c2c=1))
+
+    model, nvml = (sensor_of(told(), name) for name in ("model", "nvml"))
+
+    assert model["parts"] == [] and "whole module" in " ".join(nvml["parts"][0]["device"]["notes"])
 
 
 def test_the_keys_of_the_json_are_stable():

@@ -167,15 +167,33 @@ def test_denied_files_are_named_once_with_the_command_that_mends_it_and_never_ze
     assert all(device.method == "model" for device in run.devices)
 
 
+@pytest.mark.parametrize("shown_uj", [0, 123_456_789])
 @pytest.mark.usefixtures("tracked")
-def test_a_meter_that_never_moves_is_unknown_with_the_reason(powercap_tree):
+def test_a_meter_that_never_moves_is_unknown_with_the_reason_and_the_model_stands_in(powercap_tree, shown_uj):
     # Virtual machines that show zones without a meter behind them.
-    powercap_tree.add("intel-rapl:0", "package-0", 0)
+    powercap_tree.add("intel-rapl:0", "package-0", shown_uj)
     with tracker.track("case") as live:
         time.sleep(1.2)
     run = tracker.get(live.id)
     assert joules(run) == [None] and run.energy_j is None
     assert "stands still" in " ".join(part.reason for part in run.not_measured)
+    assert {device.kind for device in run.devices if device.method == "model"} == {"cpu", "ram"}
+    assert joules(run, "cpu")[0] > 0 and run.energy_modelled_j == pytest.approx(
+        joules(run, "cpu")[0] + joules(run, "ram")[0]
+    )
+    (ram,) = [device for device in run.devices if device.kind == "ram"]
+    assert ram.coverage == pytest.approx(1, abs=0.02)  # from its start, though it was not known yet
+
+
+@pytest.mark.usefixtures("tracked")
+def test_a_meter_that_moves_leaves_its_part_without_a_model(powercap_tree):
+    powercap_tree.add("intel-rapl:0", "package-0", 1_000)
+    powercap_tree.add("intel-rapl:0:0", "dram", 1_000)
+    with tracker.track("case") as live:
+        time.sleep(0.1)
+        powercap_tree.set_energy("intel-rapl:0", 30_000_000)
+    run = live.run
+    assert [device.kind for device in run.devices if device.method == "model"] == ["ram"]  # its meter stands still
 
 
 def test_zones_that_come_later_are_told_once(powercap_tree):

@@ -1,6 +1,7 @@
 """Lays out a powercap tree as the kernel does: zones nested in devices/virtual, and a flat folder of links to them."""
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,6 +59,29 @@ class PowercapTree:
         """For root only, as kernels since 5.10 have it."""
         for file in ("energy_uj", "max_energy_range_uj"):
             (self.folder(zone) / file).chmod(0o400 if os.geteuid() == 0 else 0)
+
+    @contextmanager
+    def moving(self, *zones: str, from_uj: int = 100_000_000) -> Iterator[None]:
+        """Counters that go on as a real meter's do, each few ms."""
+        is_over = threading.Event()
+        files = [(self.folder(zone) / "energy_uj").open("r+b", buffering=0) for zone in zones]
+
+        def turn() -> None:
+            energy_uj = from_uj
+            while not is_over.wait(0.004):
+                energy_uj += 200_000
+                for file in files:
+                    os.pwrite(file.fileno(), b"%d" % energy_uj, 0)  # always as many digits
+
+        thread = threading.Thread(target=turn)
+        thread.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            thread.join()
+            for file in files:
+                file.close()
 
 
 @contextmanager

@@ -116,7 +116,7 @@ def ram_power_w(total_bytes: int) -> float:
 
 
 # What may be measured in place of each modelled part.
-_METERS: Final[Mapping[DeviceKind, frozenset[DeviceKind]]] = {
+METERS: Final[Mapping[DeviceKind, frozenset[DeviceKind]]] = {
     "cpu": frozenset({"cpu", "cpu_package"}),
     "ram": frozenset({"ram", "dram"}),
 }
@@ -129,12 +129,20 @@ def without_measured(model: Inventory, others: Iterable[Inventory]) -> Inventory
     only, and a model of "the other socket" would have to guess how it is shared. What the meters lack stays in their
     own not_measured.
     """
-    measured = {device.kind for other in others for device in other.devices}
+    found = [device for other in others for device in other.devices]
+    measured = {device.kind for device in found}
+    if any(map(covers_host, found)):
+        measured |= METERS.keys()
     return Inventory(
-        devices=tuple(device for device in model.devices if not measured & _METERS[device.kind]),
-        not_measured=tuple(part for part in model.not_measured if not measured & _METERS[part.kind]),
+        devices=tuple(device for device in model.devices if not measured & METERS[device.kind]),
+        not_measured=tuple(part for part in model.not_measured if not measured & METERS[part.kind]),
         warnings=model.warnings,
     )
+
+
+def covers_host(device: Device) -> bool:
+    """Whether what a device measures holds CPU and RAM too, which then must not be added to it."""
+    return "host" in device.attributes.get("covers", "")
 
 
 def range_factors(attributes: Mapping[str, str]) -> tuple[float, float] | None:

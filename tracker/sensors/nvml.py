@@ -377,6 +377,8 @@ class NvmlSensor:
             "power_source": meter.power_source,
             "power_period_us": str(sensor.period_us),
             "scope": "module" if meter.is_module else "gpu",
+            # Zeus PR 172: the counter of a GH200 is that of the whole module, whatever its power is of.
+            **({"covers": "gpu, host"} if meter.is_module or (meter.is_superchip and meter.has_counter) else {}),
             "power_limit_mw": str(meter.limit_mw or ""),
             **mig_attributes,
         }

@@ -19,7 +19,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from tracker import settings as settings_module
 from tracker.intensity.choice import IntensityChoice
-from tracker.records import Device, Method
+from tracker.records import Device, Method, NotMeasured
 from tracker.sensors.host import HostModel, without_measured
 from tracker.sensors.nvml import NvmlSensor
 from tracker.sensors.protocol import Inventory, LeavesDevicesOut, Sensor
@@ -47,6 +47,8 @@ _T = TypeVar("_T")
 OPEN_TIMEOUT_S: Final = 30.0  # a driver that is not kept loaded takes 1 to 3 s for each GPU
 READ_TIMEOUT_S: Final = 5.0
 DATABASE_TIMEOUT_S: Final = 15.0
+_LOOKS_AT_COUNTERS: Final = 5
+_BETWEEN_LOOKS_S: Final = 0.01  # a counter moves each ms
 READS: Final = 5
 LITTLE_SPACE_BYTES: Final = 200_000_000  # four days of eight GPUs read ten times a second (knowledge, ecosystem 6)
 _HINTS: Final = {NvmlSensor.name: "; does nvidia-smi answer? If not: sudo dmesg | grep -i xid, then reboot"}
@@ -131,22 +133,27 @@ def _home() -> Path | None:
 
 
 def _sensors(settings: Settings, hide: Privacy, open_timeout_s: float, read_timeout_s: float) -> Iterator[SensorFound]:
+    wanted = sensors_here(settings)
+    found: dict[str, SensorFound] = {}
     inventories: list[Inventory] = []
-    for sensor, period_us in sensors_here(settings):
+    # The model comes last: it stands in for what nothing else measures.
+    for sensor, period_us in sorted(wanted, key=lambda each: each[0].name == HostModel.name):
         opened = _within(sensor.open, open_timeout_s)
         if opened.value is None:
             trouble = f"finding devices {opened.trouble}{_HINTS.get(sensor.name, '')}"
-            yield SensorFound(sensor.name, opened.took_s, None, trouble=hide.text(trouble))
+            found[sensor.name] = SensorFound(sensor.name, opened.took_s, None, trouble=hide.text(trouble))
             continue
         inventory = opened.value
         if sensor.name == HostModel.name:
             inventory = without_measured(inventory, inventories)
-        inventories.append(inventory)
         took_s, trouble = _read(sensor, inventory.devices, read_timeout_s)
+        if sensor.name == RaplSensor.name and not trouble:
+            inventory = _without_still(sensor, inventory, read_timeout_s)
+        inventories.append(inventory)
         if not trouble:
             _within(sensor.close, read_timeout_s)
         period_s = period_for(inventory.devices, period_us, settings.interval_s) / MICROSECONDS_PER_S
-        yield SensorFound(
+        found[sensor.name] = SensorFound(
             name=sensor.name,
             open_s=opened.took_s,
             read_s=statistics.median(took_s) if took_s else None,
@@ -155,6 +162,28 @@ def _sensors(settings: Settings, hide: Privacy, open_timeout_s: float, read_time
             warnings=tuple(map(hide.text, inventory.warnings)),
             trouble=hide.text(trouble),
         )
+    yield from (found[sensor.name] for sensor, _ in wanted)
+
+
+def _without_still(sensor: Sensor, inventory: Inventory, timeout_s: float) -> Inventory:
+    """Without the meters whose counters do not move: a virtual machine may show some that it has not."""
+    still = {device.key: device for device in inventory.devices}
+    first: dict[str, int | None] = {}
+    for look in range(_LOOKS_AT_COUNTERS):
+        if look:
+            time.sleep(_BETWEEN_LOOKS_S)
+        readings = _within(lambda: sensor.read(inventory.devices), timeout_s).value or ()
+        for device, reading in zip(inventory.devices, readings, strict=False):
+            if reading.counter_uj != first.setdefault(device.key, reading.counter_uj):
+                still.pop(device.key, None)
+        if not still:
+            return inventory
+    gone = tuple(
+        NotMeasured(device.kind, device.name, "the counter stands still: a virtual machine may show such", "", key)
+        for key, device in still.items()
+    )
+    moving = tuple(device for device in inventory.devices if device.key not in still)
+    return replace(inventory, devices=moving, not_measured=(*inventory.not_measured, *gone))
 
 
 def _read(sensor: Sensor, devices: Sequence[Device], timeout_s: float) -> tuple[list[float], str]:
@@ -239,8 +268,8 @@ def _of_database(database: DatabaseFound, *, is_folded: bool) -> Iterator[str]:
         # A lock that other machines do not see keeps nobody from writing the database at the same time.
         when = "at its end" if is_folded else "by `tracker db merge`, on one machine at a time"
         yield (
-            f"the database is on a network file system ({database.network_file_system}): each run is written to a file of "
-            f"its own beside it and folded in {when}"
+            f"the database is on a network file system ({database.network_file_system}): each run is written to a file"
+            f" of its own beside it and folded in {when}"
         )
     if database.free_bytes is not None and database.free_bytes < LITTLE_SPACE_BYTES:
         yield f"{amounts.size(database.free_bytes)} are free where the database is"

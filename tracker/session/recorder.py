@@ -30,7 +30,7 @@ from tracker.records import (
     datetime_of,
 )
 from tracker.sampler import MIN_SPACING_US, left_out
-from tracker.sensors.host import HostModel, without_measured
+from tracker.sensors.host import HostModel
 from tracker.sensors.protocol import Inventory, Sensor
 from tracker.session import provenance
 from tracker.session.account import DeviceAccount, RunFacts, build_run, gap_us_of
@@ -42,6 +42,7 @@ from tracker.session.past import reader_of
 from tracker.session.periods import period_for
 from tracker.session.process import ProcessState
 from tracker.session.target import StoredSource, Target
+from tracker.session.understudy import Understudy
 from tracker.session.use import GpuUse
 from tracker.settings import Settings, has_grid
 from tracker.signals import is_raised_by_handler
@@ -121,12 +122,13 @@ class Recorder:
         self._inbox = Inbox(unix_offset_us=self._clock.unix_offset_us, start_us=self._clock.boottime_us)
         self._ledger = Ledger(gap_us_of(settings.interval_s))
         self._use = GpuUse()
+        self._understudy = Understudy()
         self._target = Target(settings.db, self._warn)
         self._source, said = _source_of(settings, self._choice)
         self._feed: Feed | None = None
         self._periods_us: dict[str, int] = {}  # by name of the sensor
-        self._inventories: list[Inventory] = []  # of the sensors opened so far
-        self._opened: set[str] = set()  # their names
+        self._opened: set[str] = set()  # names of the sensors opened so far
+        self._model: Sensor | None = None  # of the host, once it is open
         self._cost_before = (state.sampler.cost(), state.writer.cpu_s)
         self._judge: Judge | None = None
         self._final: Run | None = None
@@ -284,11 +286,6 @@ class Recorder:
     def found(self, sensor: Sensor, inventory: Inventory) -> None:
         """As Listener.found; sets how often the sensor must be read for these devices."""
         period_us = self._periods_us[sensor.name]
-        if sensor.name == HostModel.name:
-            inventory = without_measured(inventory, self._inventories)
-            if not inventory.devices:
-                period_us = UNUSED_PERIOD_US
-        self._inventories.append(inventory)
         self._opened.add(sensor.name)
         devices = inventory.devices
         period_us = period_for(devices, period_us, self._settings.interval_s)
@@ -296,18 +293,46 @@ class Recorder:
             self._state.sampler.set_period(self, sensor, period_us)
         for warning in inventory.warnings:
             self._warn(warning.partition(";")[0], warning)  # what comes after ";" differs as devices come and go
+        self._understudy.found(sensor.name, inventory)
+        if sensor.name == HostModel.name:
+            self._model = sensor
+            self._inbox.expect_no_more(sensor.name)
+        else:
+            self._take_in(sensor, inventory)
+        self._cast()
+
+    def _take_in(self, sensor: Sensor, inventory: Inventory) -> None:
         self._inbox.found(sensor, inventory)
-        for device in devices:
+        for device in inventory.devices:
             seed = self._seeds.pop((device.kind, device.key), None)
             if seed is not None:
                 self._inbox.received(sensor, [device], [seed])
 
+    def _cast(self, *, is_last: bool = False) -> None:
+        """Let the host model stand in for what turns out to have no meter, from its first reading on."""
+        model = self._model
+        if model is None or not self._understudy.is_wanted():
+            return
+        for inventory, readings in self._understudy.cast(is_last=is_last):
+            self._take_in(model, inventory)
+            for reading in readings:
+                self._inbox.received(model, inventory.devices, [reading])
+        if not self._understudy.is_wanted():
+            self._state.sampler.set_period(self, model, UNUSED_PERIOD_US)
+
     def gave_up(self, sensor: Sensor) -> None:
         self._inbox.expect_no_more(sensor.name)
+        self._understudy.gave_up(sensor.name)
         self.told(left_out(sensor.name))
+        self._cast()
 
     def received(self, sensor: Sensor, devices: Sequence[Device], readings: Sequence[Reading]) -> None:
+        self._understudy.received(sensor.name, devices, readings)
+        if sensor is self._model:
+            playing = [pair for pair in zip(devices, readings, strict=True) if self._understudy.plays(pair[0])]
+            devices, readings = [device for device, _ in playing], [reading for _, reading in playing]
         self._inbox.received(sensor, devices, readings)
+        self._cast()
 
     def told(self, news: str) -> None:
         elapsed_s = (boottime_us() - self._inbox.start_us) / MICROSECONDS_PER_S
@@ -384,6 +409,7 @@ class Recorder:
         kept = [sensor for sensor, _ in before if any(sensor is other for other, _ in wanted)]
         come = [(sensor, period_us) for sensor, period_us in wanted if not any(sensor is other for other in kept)]
         self._inbox.expect(sensor.name for sensor, _ in come)
+        self._understudy.expect(sensor.name for sensor, _ in come)
         self._state.sampler.attach(self, come)
         gone = [sensor for sensor, _ in before if not any(sensor is other for other in kept)]
         if gone:
@@ -410,6 +436,7 @@ class Recorder:
             return
         self._has_ended = True
         now = clock_pair()
+        self._cast(is_last=True)
         self._absorb(self._inbox.empty())
         settlement = self._ledger.finish(now.unix_offset_us, stop_us)
         self._keep(settlement)
@@ -535,7 +562,7 @@ class Recorder:
             status=status,
             duration_us=max(0, until_us - self._inbox.start_us),
             is_ended=status != "running",
-            not_measured=[*self._not_measured, *self._unopened()],
+            not_measured=self._understudy.without_covered([*self._not_measured, *self._unopened()]),
             warnings=self._warnings,
             source=self._source_of_run(),
         )

@@ -136,10 +136,9 @@ class Target:
             outcome = f"the run is kept in {self.db}" if self.db else "nothing of the run is kept after it"
             self._warn(f"target {self.wanted}", f"{first_error}; {outcome}")
         elif self.file_system.network and not self.file_system.has_shared_locks:
+            told = f"{self.wanted}: is on {self.file_system.network}, where a lock may not hold on other machines"
             self._warn(
-                f"target {self.wanted}",
-                f"{self.wanted}: is on {self.file_system.network}, where a lock may not hold on other machines; the run is"
-                f" kept in {self.db} until `tracker db merge` folds it in",
+                f"target {self.wanted}", f"{told}; the run is kept in {self.db} until `tracker db merge` folds it in"
             )
         elif self.file_system.network:
             logger.info("tracker: on %s, so the run is kept in %s until its end", self.file_system.network, self.db)
