@@ -82,6 +82,13 @@ def start_run(
         return LiveRun(Unrecorded(_empty_run(name, tags, "failed", (f"not recorded: {exc!r}",))))
 
 
+def never_started(name: str | None, tags: Mapping[str, str]) -> Run:
+    """For a stop() before any start(): said once, and nothing is recorded."""
+    told = "stop() came before start(): nothing is recorded"
+    process_state().warn_once(told, told)
+    return _empty_run(name, tags, "disabled", (told,))
+
+
 def _empty_run(name: str | None, tags: Mapping[str, str], status: RunStatus, warnings: tuple[str, ...]) -> Run:
     return Run(
         id=secrets.token_hex(8),

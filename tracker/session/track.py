@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import math
-import sys
-import threading
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
-from contextvars import ContextVar, Token
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from tracker import settings as settings_module
 from tracker.errors import SettingError
-from tracker.records import RunStatus
+from tracker.session.calls import decorated
 from tracker.session.checks import checked_arguments
 from tracker.session.live import LiveRun, status_of
 
 if TYPE_CHECKING:
+    from tracker.records import Run
     from tracker.session.judge import Action, Budget, Judge, Overrun
 
-P = ParamSpec("P")
-R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Any])
 
 # Runs entered by `with` on a Track in this thread or task, innermost last: (identity of the Track, run).
 _entered: ContextVar[tuple[tuple[int, LiveRun], ...]] = ContextVar("tracker_runs", default=())
-# Decorated functions at work in this thread or task: (function, owner), so that recursion is one run.
-_at_work: ContextVar[frozenset[tuple[int, int]]] = ContextVar("tracker_calls", default=frozenset())
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +55,24 @@ class Track:
         self._name = name
         self._tags = dict(tags)
         self._arguments = dict(arguments)
+        self._within: list[LiveRun] = []  # entered by `with`, and not left yet
+        self._latest: LiveRun | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_within": [], "_latest": None}  # runs are this process's
 
     def start(self) -> LiveRun:
         """Start a run that goes on until its stop()."""
-        return self._start(self._name)
+        self._latest = live = self._start(self._name)
+        return live
+
+    def stop(self) -> Run:
+        """End the run that was started last and give its record, as the stop() of what start() gave does."""
+        if self._latest is not None:
+            return self._latest.stop()
+        from tracker.session.starting import never_started
+
+        return never_started(self._name, self._tags)
 
     def _start(self, name: str | None) -> LiveRun:
         from tracker.session.starting import start_run
@@ -74,6 +82,7 @@ class Track:
 
     def __enter__(self) -> LiveRun:
         live = self.start()
+        self._within.append(live)
         _entered.set((*_entered.get(), (id(self), live)))
         return live
 
@@ -81,12 +90,17 @@ class Track:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         entered = list(_entered.get())
-        for position in range(len(entered) - 1, -1, -1):
-            if entered[position][0] == id(self):
-                _, live = entered.pop(position)
-                _entered.set(tuple(entered))
-                live._finish(status_of(exc))
-                return
+        position = next((at for at in reversed(range(len(entered))) if entered[at][0] == id(self)), None)
+        if position is not None:
+            _, live = entered.pop(position)
+            _entered.set(tuple(entered))
+        elif self._within:  # left in another context than entered, as an async generator that the loop closes
+            live = self._within[-1]
+        else:
+            return
+        with suppress(ValueError):
+            self._within.remove(live)
+        live._finish(status_of(exc))
 
     def __call__(self, function: F) -> F:
         """Track each call of a function, method, coroutine function or generator function.
@@ -94,113 +108,7 @@ class Track:
         Result, metadata, traceback and exceptions stay as they are. A recursive call belongs to the outermost
         one of its thread or task.
         """
-        if isinstance(function, (staticmethod, classmethod)):
-            return type(function)(self(function.__func__))
-        if not callable(function):
-            raise TypeError(f"track decorates functions, not {type(function).__name__}")
-        name = self._name or getattr(function, "__qualname__", None) or type(function).__name__
-        if inspect.isasyncgenfunction(function):
-            wrapper = self._around_async_generator(function, name)
-        elif inspect.iscoroutinefunction(function):
-            wrapper = self._around_coroutine(function, name)
-        elif inspect.isgeneratorfunction(function):
-            wrapper = self._around_generator(function, name)
-        else:
-            wrapper = self._around_function(function, name)
-        return functools.wraps(function)(wrapper)  # type: ignore[return-value]
-
-    def _around_function(self, function: Callable[P, R], name: str) -> Callable[P, R]:
-        def tracked(*args: P.args, **kwargs: P.kwargs) -> R:
-            with _Call(self, name, function):
-                return function(*args, **kwargs)
-
-        return tracked
-
-    def _around_coroutine(self, function: Callable[P, Any], name: str) -> Callable[P, Any]:
-        async def tracked(*args: P.args, **kwargs: P.kwargs) -> Any:
-            with _Call(self, name, function):
-                return await function(*args, **kwargs)
-
-        return tracked
-
-    def _around_generator(self, function: Callable[P, Any], name: str) -> Callable[P, Any]:
-        def tracked(*args: P.args, **kwargs: P.kwargs) -> Generator[Any, Any, Any]:
-            live = self._start(name)
-            status: RunStatus = "finished"
-            try:
-                return (yield from function(*args, **kwargs))
-            except BaseException as exc:
-                status = status_of(exc)
-                raise
-            finally:
-                live._finish(status)
-
-        return tracked
-
-    def _around_async_generator(self, function: Callable[P, Any], name: str) -> Callable[P, Any]:
-        async def tracked(*args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[Any, Any]:
-            live = self._start(name)
-            inner = function(*args, **kwargs)
-            status: RunStatus = "finished"
-            try:
-                item = await anext(inner)
-                while True:
-                    try:
-                        sent = yield item
-                    except GeneratorExit:
-                        await inner.aclose()
-                        raise
-                    except BaseException as exc:  # noqa: BLE001 (handed to the user's generator)
-                        item = await inner.athrow(exc)
-                    else:
-                        item = await inner.asend(sent)
-            except StopAsyncIteration:
-                pass
-            except BaseException as exc:
-                status = status_of(exc)
-                raise
-            finally:
-                live._finish(status)
-
-        return tracked
-
-
-class _Call:
-    """One call of a decorated function: a run, or a part of the run of the call it recurses into."""
-
-    def __init__(self, track: Track, name: str, function: Callable[..., Any]) -> None:
-        self._track = track
-        self._name = name
-        self._key = (id(function), _owner())
-        self._live: LiveRun | None = None
-        self._token: Token[frozenset[tuple[int, int]]] | None = None
-
-    def __enter__(self) -> None:
-        at_work = _at_work.get()
-        if self._key not in at_work:
-            self._token = _at_work.set(at_work | {self._key})
-            self._live = self._track._start(self._name)
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._live is not None:
-            self._live._finish(status_of(exc))
-        if self._token is not None:
-            _at_work.reset(self._token)
-
-
-def _owner() -> int:
-    """Identity of the task that runs now, else of the thread. asyncio is only asked where it is loaded."""
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is not None:
-        try:
-            task = asyncio.current_task()
-        except RuntimeError:  # no loop runs in this thread
-            task = None
-        if task is not None:
-            return id(task)
-    return threading.get_ident()
+        return cast(F, decorated(function, self._name, self._start))
 
 
 @overload
