@@ -311,3 +311,28 @@ def test_boards_whose_ids_begin_alike_are_told_apart():
     text = summary_text(replace(MEASURED, devices=tuple(alike)))
 
     assert all(f"...{n:012d}" in text for n in range(4))
+
+
+def test_namesakes_that_fare_differently_say_which_is_which():
+    board = "NVIDIA A100-SXM4-80GB"
+    keys = [f"GPU-{letter * 8}-0000-0000-0000-000000000000" for letter in "abcd"]
+    run = replace(
+        MEASURED,
+        devices=(
+            DeviceEnergy("gpu", keys[0], board, "counter", 3600.0, 100.0, 120.0, 1.0),
+            DeviceEnergy("gpu", keys[1], board, "none", None, None, None, 0.0),
+        ),
+        not_measured=(
+            NotMeasured("gpu", board, "neither power nor energy is supported", key=keys[2]),
+            NotMeasured("gpu", board, "an impossible power was read", key=keys[1]),
+            NotMeasured("gpu", "GPU 0", "no answer, lost", "reboot"),
+        ),
+    )
+
+    lines = [" ".join(line.split()) for line in summary_text(run, 120).splitlines()]
+
+    assert any(line.startswith(f"GPU {board} GPU-aaaaaaaa... counter 100 %") for line in lines)
+    assert any(line.startswith(f"GPU {board} GPU-bbbbbbbb... none") for line in lines)
+    assert any(line.endswith(f"GPU {board} GPU-cccccccc...: neither power nor energy is supported") for line in lines)
+    assert f"GPU {board} GPU-bbbbbbbb...: an impossible power was read" in lines
+    assert "GPU 0: no answer, lost" in lines

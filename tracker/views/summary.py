@@ -15,6 +15,7 @@ from tracker.records import (
     DeviceKind,
     IntensityUse,
     IntensityValue,
+    NotMeasured,
     Run,
     Subtotal,
     ZoneChoice,
@@ -188,7 +189,9 @@ def _rows(devices: Iterable[DeviceEnergy]) -> list[tuple[str, ...]]:
         label = KIND_LABELS[alike[0].kind]
         name = printable(beside_label(label, alike[0].name))
         if len(alike) == 1:
-            rows.append(_row(label, name, alike))
+            namesakes = [d for d in by_kind if (d.kind, d.name) == (alike[0].kind, alike[0].name)]
+            key = "" if len(namesakes) == 1 else f" {_short_keys(namesakes)[namesakes.index(alike[0])]}"
+            rows.append(_row(label, f"{name}{key}", alike))
         elif len(alike) <= _FEW:
             pairs = zip(_short_keys(alike), alike, strict=True)
             rows.extend(_row(label, f"{name} {key}", [device]) for key, device in pairs)
@@ -199,7 +202,7 @@ def _rows(devices: Iterable[DeviceEnergy]) -> list[tuple[str, ...]]:
     return rows
 
 
-def _short_keys(devices: Sequence[DeviceEnergy]) -> list[str]:
+def _short_keys(devices: Sequence[DeviceEnergy | NotMeasured]) -> list[str]:
     """The beginnings of the keys, which CUDA_VISIBLE_DEVICES takes too; their ends where all begin alike."""
     keys = [printable(device.key) for device in devices]
     begins = [cut(key, _KEY_WIDTH) for key in keys]
@@ -360,12 +363,26 @@ def _progress(run: Run) -> Iterator[str]:
 def _not_measured(run: Run) -> Iterator[str]:
     """What is missing, by reason, with each remedy once."""
     modelled = {d.kind for d in run.devices if d.method == "model"}
+    names = {id(part): name for part, name in zip(run.not_measured, _names_of(run), strict=True)}
     for remedy, mended in _grouped(run.not_measured, lambda part: part.remedy).items():
         for reason, alike in _grouped(mended, lambda part: part.reason).items():
             instead = "; modelled instead" if all(_MODEL_OF.get(part.kind) in modelled for part in alike) else ""
-            yield printable(f"{', '.join(part_name(part.kind, part.name) for part in alike)}: {reason}{instead}")
+            yield printable(f"{', '.join(names[id(part)] for part in alike)}: {reason}{instead}")
         if remedy:
             yield printable(f"remedy: {remedy}")
+
+
+def _names_of(run: Run) -> Iterator[str]:
+    """What each part that is not measured is called; with its key where others of the run have its name too."""
+    parts: list[DeviceEnergy | NotMeasured] = [*run.devices, *run.not_measured]
+    held = {part.key: part for part in parts if part.key}
+    for part in run.not_measured:
+        name = part_name(part.kind, part.name)
+        namesakes = [other for other in held.values() if (other.kind, other.name) == (part.kind, part.name)]
+        if part.kind == "gpu" and part.key and len(namesakes) > 1:
+            keys = [other.key for other in namesakes]
+            name = f"{name} {_short_keys(namesakes)[keys.index(part.key)]}"
+        yield name
 
 
 def part_name(kind: DeviceKind, name: str, number: object = None) -> str:
