@@ -369,6 +369,7 @@ class Model:
     ],
 )
 def test_methods_of_every_kind_are_one_run_a_call(call, result, name):
+    # Case 403: None in place of the result, a TypeError, "wrapper" as name.
     Model.runs.__init__()
 
     assert call(Model()) == result and (Model.runs.names, Model.runs.ends) == ([name], ["finished"])

@@ -55,6 +55,7 @@ def all_wrong(standin_nvml, powercap_tree, tmp_path):
 
 
 def test_whatever_fails_the_program_says_it_in_ten_lines_once_per_cause(all_wrong, tmp_path):
+    # Case 421, for its whole kind: 60 lines or more, or a traceback at each sample.
     done = subprocess.run(
         [sys.executable, "-c", WORK], env=all_wrong, capture_output=True, text=True, check=False, cwd=tmp_path
     )

@@ -477,6 +477,23 @@ def test_disabled_tracking_does_nothing_and_says_so(monkeypatch, tmp_path):
     assert set(threading.enumerate()) <= before
 
 
+def test_disabled_tracking_loads_nothing_that_only_tracking_needs():
+    code = """
+        import sys, tracker
+        @tracker.track
+        def f(): return 42
+        with tracker.track("x", project="p") as run, run.span("a"):
+            run.mark(step=f())
+        mine = {"numpy", "sqlalchemy", "psutil", "pynvml", "requests", "platformdirs", "sqlite3", "tracker.sampler"}
+        print(sorted(mine & set(sys.modules)))
+    """
+    environ = {**os.environ, "TRACKER_DISABLED": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], env=environ, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
 @pytest.mark.parametrize("moment", ["early", "late"])
 def test_a_run_killed_without_warning_is_on_record_up_to_the_last_second(moment):
     code = """

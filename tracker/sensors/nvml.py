@@ -325,7 +325,8 @@ class NvmlSensor:
         found: list[tuple[Board, str, Meter]] = []
         keys = _keys(boards)
         for board in selection.boards:
-            name, key = board.name or f"GPU {board.index}", keys[board.index]
+            key = keys[board.index]
+            name = f"GPU {board.index}, {board.name}" if board.name else f"GPU {board.index}"
             if board.index in faults:
                 code = faults[board.index]
                 reason, remedy = f"no answer, {reason_of(code)}", rule_of(code).remedy.format(gpu=board.index)

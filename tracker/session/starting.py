@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tracker import settings as settings_module
 from tracker.errors import TrackerError
-from tracker.records import Run, RunStatus
+from tracker.records import Run
 from tracker.session.checks import CHECKS
 from tracker.session.election import Seat, private_folder
 from tracker.session.launcher import Job, job_of
 from tracker.session.live import LiveRun
 from tracker.session.process import ProcessState, process_state
+from tracker.session.unrecorded import Unrecorded, empty_run
 from tracker.settings import Settings
 from tracker.signals import is_raised_by_handler
 
@@ -35,31 +36,6 @@ RAPL_MIN_INTERVAL_S: Final = 1.0
 RAPL_MAX_INTERVAL_S: Final = 30.0  # a 65 kJ counter wraps after 94 s at 700 W (knowledge, measurement 2.3)
 
 
-class Unrecorded:
-    """Stands in where nothing is recorded: tracking is disabled, or could not be started."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-
-    def open_span(self, name: str, parent_id: int | None, attributes: Mapping[str, Any]) -> int:
-        return 0
-
-    def close_span(self, span_id: int) -> None:
-        pass
-
-    def judge_by(self, judge: Judge) -> None:
-        pass
-
-    def mark(self, values: Mapping[str, Any]) -> None:
-        pass
-
-    def snapshot(self) -> Run:
-        return self._run
-
-    def finish(self, status: RunStatus) -> Run:
-        return self._run
-
-
 def start_run(
     name: str | None, tags: Mapping[str, str], arguments: Mapping[str, Any], judge: Judge | None = None
 ) -> LiveRun:
@@ -67,46 +43,24 @@ def start_run(
 
     Nothing of ours is raised: what goes wrong is logged and stands in the run's warnings.
     """
-    if os.environ.get("TRACKER_DISABLED") == "1":  # the usual spelling: without reading any file
-        return LiveRun(Unrecorded(_empty_run(name, tags, "disabled", ())))
     try:
         settings = settings_module.resolve(arguments, checks=CHECKS)
         if settings.disabled:
-            return LiveRun(Unrecorded(_empty_run(name, tags, "disabled", ())))
+            return LiveRun(Unrecorded(empty_run(name, tags, "disabled", ())))
         return _start(name, tags, settings, judge)
     except Exception as exc:
         if is_raised_by_handler(exc):
             raise
         # The border to the user's code: tracking that cannot start must not stop the training.
         logger.exception("tracker: this run is not recorded")
-        return LiveRun(Unrecorded(_empty_run(name, tags, "failed", (f"not recorded: {exc!r}",))))
+        return LiveRun(Unrecorded(empty_run(name, tags, "failed", (f"not recorded: {exc!r}",))))
 
 
 def never_started(name: str | None, tags: Mapping[str, str]) -> Run:
     """For a stop() before any start(): said once, and nothing is recorded."""
     told = "stop() came before start(): nothing is recorded"
     process_state().warn_once(told, told)
-    return _empty_run(name, tags, "disabled", (told,))
-
-
-def _empty_run(name: str | None, tags: Mapping[str, str], status: RunStatus, warnings: tuple[str, ...]) -> Run:
-    return Run(
-        id=secrets.token_hex(8),
-        name=name,
-        project=None,
-        tags=tags,
-        status=status,
-        started_at=None,
-        ended_at=None,
-        duration_s=0.0,
-        energy_j=None,
-        energy_modelled_j=None,
-        emissions_g=None,
-        emissions_modelled_g=None,
-        pue=1.0,
-        coverage=None,
-        warnings=warnings,
-    )
+    return empty_run(name, tags, "disabled", (told,))
 
 
 def _start(name: str | None, tags: Mapping[str, str], settings: Settings, judge: Judge | None) -> LiveRun:

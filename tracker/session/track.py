@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
@@ -75,6 +76,10 @@ class Track:
         return never_started(self._name, self._tags)
 
     def _start(self, name: str | None) -> LiveRun:
+        if os.environ.get("TRACKER_DISABLED") == "1":  # the usual spelling: without a file read or a sampler loaded
+            from tracker.session.unrecorded import Unrecorded, empty_run
+
+            return LiveRun(Unrecorded(empty_run(name, self._tags, "disabled", ())))
         from tracker.session.starting import start_run
 
         judge = None if self._wish is None else self._wish.judge()
