@@ -16,7 +16,7 @@ import types
 
 import pytest
 import stored_runs
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tracker
@@ -122,7 +122,7 @@ def played(generator, seen, steps):
     return told, seen
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(behaviour=BEHAVIOUR, steps=STEPS)
 def test_a_decorated_generator_cannot_be_told_from_a_plain_one(behaviour, steps):
     runs = Recordings()
@@ -147,7 +147,7 @@ async def played_async(generator, seen, steps):
     return told, seen
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     behaviour=BEHAVIOUR,
     steps=STEPS.map(lambda steps: [s for s in steps if s[0] != "throw" or not isinstance(s[1], GeneratorExit)]),

@@ -12,7 +12,7 @@ import time
 import pytest
 import stored_runs
 from click.testing import CliRunner
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from standin.nvml import Const, Gpu
 from stored_runs import HERE, a_full_run, after, chunks, writer_of
@@ -106,6 +106,7 @@ def test_what_machines_share_is_known_by_its_type_and_its_locks_by_its_options(
     assert file_system_of(tmp_path / "home", table).network == network
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.text("/ab- 0159\\:.é\udc80", max_size=12), max_size=12).map(" ".join))
 @example("1 0 0:1 / /home\\040dir rw - nfs4 x rw")
 @example("1 0 0:1 / / rw -")

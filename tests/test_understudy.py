@@ -4,7 +4,7 @@ import itertools
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from standin.nvml import Const, Gpu
 
@@ -98,7 +98,7 @@ EVENTS = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(EVENTS)
 def test_in_any_order_a_part_that_is_seen_to_be_measured_is_modelled_no_more(events):
     understudy = Understudy()
