@@ -173,7 +173,8 @@ def test_a_process_that_is_killed_is_folded_in_by_a_later_one(home):
 
     assert tracker.get("run-1").status == "finished"  # beside the database it is shown like one in it
     live = tracker.track("x").start()
-    live._recording._target.fold()  # as at its first seal
+    recorder = live._recording
+    assert recorder._state.writer.call(recorder._target.fold, 30)  # as at its first seal
     live.stop()
     wait_for_the_fold()
 
