@@ -84,7 +84,7 @@ class Writer:
 
     def wait(self, timeout_s: float) -> None:
         """Wait for what is still to be done once the last run is removed."""
-        with self._condition:
+        with self._lock:
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout_s)

@@ -55,17 +55,19 @@ def overlapping_runs(
         "from_us": from_us,
         "to_us": to_us,
         "begun_before": list(begun_before),
+        **({} if host is None else {"of_host": host}),
     }
-    return list(connection.scalars(_overlapping(), values))
+    return list(connection.scalars(_overlapping(host is not None), values))
 
 
 @cache
-def _overlapping() -> sa.Select[tuple[str]]:
+def _overlapping(is_of_host: bool) -> sa.Select[tuple[str]]:
     """Put together once: SQLAlchemy takes 4 ms for it (measured), which each stop waited for."""
     run_id, from_us = sa.bindparam("of_run", type_=sa.Text), sa.bindparam("from_us", type_=sa.BigInteger)
     runs, devices, segments = tables.runs.c, tables.devices.c, tables.segments.c
     own = tables.devices.alias().c
-    hosts = sa.select(own.host).where(own.run_id == run_id) if host is None else (host,)
+    of_own = devices.host.in_(sa.select(own.host).where(own.run_id == run_id))
+    is_beside = devices.host == sa.bindparam("of_host", type_=sa.Text) if is_of_host else of_own
     last_us = sa.select(sa.func.max(segments.last_commit_unix_us)).where(segments.run_id == runs.id).scalar_subquery()
     return (
         sa.select(runs.id)
@@ -80,7 +82,7 @@ def _overlapping() -> sa.Select[tuple[str]]:
             runs.id != sa.bindparam("of_parent", type_=sa.Text),
             sa.or_(runs.parent_id.is_(None), runs.parent_id != run_id),
             devices.key.in_(sa.bindparam("keys", expanding=True)),
-            devices.host.in_(hosts),
+            is_beside,
         )
         .group_by(runs.id, runs.started_unix_us)
         .order_by(runs.started_unix_us.desc())
