@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import contextlib
+import tracemalloc
+import zlib
 from array import array
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -71,8 +74,7 @@ def test_a_chunk_gives_back_every_column_bit_for_bit(samples: Samples) -> None:
 @given(any_samples(), st.data())
 def test_a_damaged_chunk_is_refused_and_never_decoded_to_other_readings(samples: Samples, data: st.DataObject) -> None:
     payload = bytearray(encode_chunk(samples))
-    # Not the first byte: no checksum covers it in format 1, so that one column can be taken for another of its size.
-    position = data.draw(st.integers(1, len(payload) - 1))
+    position = data.draw(st.integers(0, len(payload) - 1))
     payload[position] ^= data.draw(st.integers(1, 255))
 
     try:
@@ -98,17 +100,60 @@ def test_a_truncated_or_empty_chunk_is_refused() -> None:
 
 
 def test_an_unknown_format_says_that_the_tracker_is_older() -> None:
-    with pytest.raises(StoreError, match=r"format 2.*update"):
-        decode_chunk(b"\0", 0, 2, DEVICE)
+    newer = CHUNK_FORMAT + 1
+    with pytest.raises(StoreError, match=rf"format {newer}.*update"):
+        decode_chunk(b"\0", 0, newer, DEVICE)
 
 
-def test_a_stream_that_inflates_to_more_than_its_readings_is_refused_unread() -> None:
-    import zlib
+def test_no_bit_of_the_flags_makes_a_counter_a_power() -> None:
+    samples = counted()
+    payload = encode_chunk(samples)
 
-    bomb = b"\0" + zlib.compress(bytes(10_000_000))
+    for bit in range(8 * len(payload)):
+        damaged = bytearray(payload)
+        damaged[bit // 8] ^= 1 << bit % 8
+        with contextlib.suppress(StoreError):
+            assert_same(decode_chunk(bytes(damaged), len(samples), CHUNK_FORMAT, DEVICE), samples)
 
-    with pytest.raises(StoreError):
-        decode_chunk(bomb, 1, CHUNK_FORMAT, DEVICE)
+
+def counted() -> Samples:
+    """One reading of a device with a counter alone: in format 1 one bit made it a power, of the counter's value."""
+    return samples_of_hot(DEVICE, np.array([[0, 5, MISSING, 7_000_000, MISSING]]))
+
+
+def in_format_1(payload: bytes) -> bytes:
+    """A chunk as trackers until 2026 wrote it: the flags before the stream."""
+    body = zlib.decompress(payload)
+    return body[:1] + zlib.compress(body[1:])
+
+
+@settings(max_examples=30)
+@given(any_samples())
+def test_chunks_of_format_1_are_read_as_ever(samples: Samples) -> None:
+    payload = in_format_1(encode_chunk(samples))
+
+    assert_same(decode_chunk(payload, len(samples), 1, DEVICE), samples)
+    t_us, power_mw, known = decode_powers([(payload, len(samples), 1)] * 2)
+    np.testing.assert_array_equal(t_us, np.tile(samples.t_us, 2))
+    np.testing.assert_array_equal(power_mw, np.tile(samples.power_mw, 2))
+    np.testing.assert_array_equal(known, np.tile(samples.power_known, 2))
+
+
+@pytest.mark.parametrize("chunk_format", [1, CHUNK_FORMAT])
+def test_a_stream_that_inflates_to_more_than_its_readings_is_refused_unread(chunk_format: int) -> None:
+    body = bytes(10_000_000)
+    bomb = zlib.compress(body) if chunk_format > 1 else b"\0" + zlib.compress(body)
+
+    tracemalloc.start()
+    try:
+        for n in (0, 1, 2**40):  # the last: for which no memory would do
+            with pytest.raises(StoreError, match="damaged"):
+                decode_chunk(bomb, n, chunk_format, DEVICE)
+        with pytest.raises(StoreError, match="damaged"):
+            decode_powers([(bomb, 2**40, chunk_format)])
+        assert tracemalloc.get_traced_memory()[1] < len(body) / 10
+    finally:
+        tracemalloc.stop()
 
 
 @given(st.lists(READING, max_size=20))
@@ -153,7 +198,9 @@ def decode_first(samples: Samples, n: int) -> Samples:
 
 
 def test_decoded_columns_cannot_be_written_to() -> None:
-    samples = decode_chunk(encode_chunk(since(samples_of_hot(DEVICE, np.zeros((3, 5), np.int64)), 0)), 3, 1, DEVICE)
+    samples = decode_chunk(
+        encode_chunk(since(samples_of_hot(DEVICE, np.zeros((3, 5), np.int64)), 0)), 3, CHUNK_FORMAT, DEVICE
+    )
 
     with pytest.raises(ValueError, match="read-only"):
         samples.power_mw[0] = 1

@@ -1,9 +1,11 @@
 """Readings as bytes: the rows committed each second, and the compressed chunks they are sealed into.
 
 A committed second ("hot") is rows of five little-endian int64, in HOT_COLUMNS' order, MISSING for what a device did not
-give. A chunk holds one device's columns: one byte of flags, then a zlib stream of t, power, counter and average as
+give. A chunk holds one device's columns: a zlib stream of one byte of flags, then t, power, counter and average as
 zigzag differences with their bytes shuffled, each followed by its mask where only a part of it is known. Columns that
-are unknown throughout take no space. Measured on a jittered 1 Hz trace with counter, 60 readings a chunk: see
+are unknown throughout take no space. The number of the format stands beside the chunk: this tracker writes the newest
+and reads all, and one that does not know it says so (in format 1, until 2026, the flags came before the stream, so that
+no checksum covered them). Measured on a jittered 1 Hz trace with counter, 60 readings a chunk: see
 benchmarks/store_queries.py; the choice of delta + shuffle + zlib: knowledge/ecosystem.md, section 6.
 """
 
@@ -29,12 +31,15 @@ if TYPE_CHECKING:
 
 MISSING: Final = -(2**63)  # no true reading: powers and counters are not negative
 HOT_COLUMNS: Final = ("device_index", "t_us", "power_mw", "counter_uj", "power_average_mw")
-CHUNK_FORMAT: Final = 1
+CHUNK_FORMAT: Final = 2
+_BARE_FLAGS: Final = 1  # the format whose flags no checksum covers: a flipped bit could make a column another one
+_FORMATS: Final = (_BARE_FLAGS, CHUNK_FORMAT)
 
 _ZLIB_LEVEL: Final = 6
 _ALL_UNKNOWN, _ALL_KNOWN, _PARTLY_KNOWN = 0, 1, 2
 _MASKED_COLUMNS: Final = 3
 _BYTES_PER_VALUE: Final = 8
+_MOST_INFLATION: Final = 1032  # what DEFLATE makes of a byte at most
 
 
 def append_reading(rows: array[int] | list[int], device_index: int, reading: Reading) -> None:
@@ -87,7 +92,7 @@ def samples_of_hot(device: Device, rows: npt.NDArray[np.int64]) -> Samples:
 def encode_chunk(samples: Samples) -> bytes:
     """The columns of one device as a chunk of CHUNK_FORMAT."""
     flags = 0
-    parts = [_packed(samples.t_us)]
+    parts = [b"", _packed(samples.t_us)]
     for position, (values, known) in enumerate(_columns(samples)):
         state = _ALL_KNOWN if known.all() else _PARTLY_KNOWN if known.any() else _ALL_UNKNOWN
         flags |= state << (2 * position)
@@ -95,7 +100,8 @@ def encode_chunk(samples: Samples) -> bytes:
             parts.append(_packed(values))
         if state == _PARTLY_KNOWN:
             parts.append(np.packbits(known).tobytes())
-    return bytes([flags]) + zlib.compress(b"".join(parts), _ZLIB_LEVEL)
+    parts[0] = bytes([flags])
+    return zlib.compress(b"".join(parts), _ZLIB_LEVEL)
 
 
 def decode_chunk(payload: bytes, n: int, chunk_format: int, device: Device) -> Samples:
@@ -110,11 +116,10 @@ def decode_chunk(payload: bytes, n: int, chunk_format: int, device: Device) -> S
     Raises:
         StoreError: the format is unknown or the bytes are damaged.
     """
-    states = _states(payload, n, chunk_format)
+    states, body, is_all = _begun(payload, n, chunk_format, 1 + _MASKED_COLUMNS)
     column_bytes, mask_bytes = n * _BYTES_PER_VALUE, (n + 7) // 8
-    size = column_bytes + sum((state != _ALL_UNKNOWN) * column_bytes for state in states)
-    size += states.count(_PARTLY_KNOWN) * mask_bytes
-    body = _inflated(payload[1:], size)
+    if len(body) != _size_of(states, n) or not is_all:
+        raise StoreError("a chunk of samples is damaged: it does not hold the bytes that it should")
     t_us = _unpacked(body[:column_bytes])
     at = column_bytes
     columns = []
@@ -147,21 +152,23 @@ def decode_powers(
     Raises:
         StoreError: as decode_chunk.
     """
+    for payload, n, chunk_format in chunks:
+        _refuse_impossible(payload, n, chunk_format)
     starts = np.cumsum([0, *(n for _, n, _ in chunks)])
     t_us, power_mw = np.zeros((2, starts[-1]), np.int64)
     known = np.zeros(starts[-1], np.bool_)
     times: defaultdict[int, list[tuple[int, bytes]]] = defaultdict(list)  # by the number of readings
     powers: defaultdict[int, list[tuple[int, bytes]]] = defaultdict(list)
     for start, (payload, n, chunk_format) in zip(starts.tolist(), chunks, strict=False):
-        state = _states(payload, n, chunk_format)[0]
+        (state, *_), body, _ = _begun(payload, n, chunk_format, 2)
         column_bytes = n * _BYTES_PER_VALUE
-        size = column_bytes * (1 + (state != _ALL_UNKNOWN)) + (n + 7) // 8 * (state == _PARTLY_KNOWN)
-        body = _beginning(payload[1:], size)
+        if len(body) < _size_of([state], n):
+            raise StoreError("a chunk of samples is damaged: it does not hold the bytes that it should")
         times[n].append((start, body[:column_bytes]))
         if state != _ALL_UNKNOWN:
             powers[n].append((start, body[column_bytes : 2 * column_bytes]))
         if state == _PARTLY_KNOWN:
-            bits = np.frombuffer(body[2 * column_bytes :], np.uint8)
+            bits = np.frombuffer(body, np.uint8, (n + 7) // 8, 2 * column_bytes)
             known[start : start + n] = np.unpackbits(bits, count=n).astype(np.bool_)
         else:
             known[start : start + n] = state == _ALL_KNOWN
@@ -228,16 +235,41 @@ def _packed(values: IntColumn) -> bytes:
     return zigzag.astype("<i8").view(np.uint8).reshape(-1, _BYTES_PER_VALUE).T.tobytes()
 
 
-def _states(payload: bytes, n: int, chunk_format: int) -> list[int]:
-    """What is known of each masked column of a chunk."""
-    if chunk_format != CHUNK_FORMAT:
-        raise StoreError(f"a chunk of samples has format {chunk_format}, this tracker reads {CHUNK_FORMAT}: update it")
-    if not payload or n < 0:
-        raise StoreError("a chunk of samples is damaged: it is empty")
-    states = [payload[0] >> (2 * position) & 3 for position in range(_MASKED_COLUMNS)]
-    if payload[0] >> (2 * _MASKED_COLUMNS) or max(states) > _PARTLY_KNOWN:
+def _begun(payload: bytes, n: int, chunk_format: int, columns: int) -> tuple[list[int], bytes, bool]:
+    """What is known of each masked column of a chunk, its content from the first column on, and whether that is all.
+
+    Args:
+        columns: of which the content is wanted, masks among it; it may hold more.
+    """
+    _refuse_impossible(payload, n, chunk_format)
+    inflater = zlib.decompressobj()
+    is_bare = chunk_format == _BARE_FLAGS
+    # Never more than a damaged or hostile file may cost, and a byte more than the columns, to see that there is none.
+    most = columns * n * _BYTES_PER_VALUE + (columns - 1) * ((n + 7) // 8) + 1
+    try:
+        content = inflater.decompress(payload[1:] if is_bare else payload, most + (not is_bare))
+    except zlib.error as exc:
+        raise StoreError(f"a chunk of samples is damaged: {exc}") from exc
+    flags, body = (payload[0], content) if is_bare else (content[0] if content else -1, content[1:])
+    states = [flags >> (2 * position) & 3 for position in range(_MASKED_COLUMNS)]
+    if flags >> (2 * _MASKED_COLUMNS) or max(states) > _PARTLY_KNOWN:
         raise StoreError("a chunk of samples is damaged: its first byte is no description of columns")
-    return states
+    return states, body, inflater.eof
+
+
+def _refuse_impossible(payload: bytes, n: int, chunk_format: int) -> None:
+    """Before any memory is taken for n readings."""
+    if chunk_format not in _FORMATS:
+        known = ", ".join(map(str, _FORMATS))
+        raise StoreError(f"a chunk of samples has format {chunk_format}, this tracker reads {known}: update it")
+    if not payload or not 0 <= n <= len(payload) * _MOST_INFLATION // _BYTES_PER_VALUE:
+        raise StoreError("a chunk of samples is damaged: it is empty, or too short for its number of readings")
+
+
+def _size_of(states: Sequence[int], n: int) -> int:
+    """How many bytes the instants and columns of these states take."""
+    known = len(states) - states.count(_ALL_UNKNOWN)
+    return (1 + known) * n * _BYTES_PER_VALUE + states.count(_PARTLY_KNOWN) * ((n + 7) // 8)
 
 
 def _unpacked(packed: bytes) -> IntColumn:
@@ -251,24 +283,3 @@ def _unpacked_rows(packed: bytes, n: int) -> IntColumn:
     zigzag = np.ascontiguousarray(shuffled.transpose(0, 2, 1)).view("<u8")[:, :, 0].astype(np.uint64)
     differences = (zigzag >> np.uint64(1)) ^ (np.uint64(0) - (zigzag & np.uint64(1)))
     return np.cumsum(differences, axis=1, dtype=np.uint64).view(np.int64)
-
-
-def _beginning(stream: bytes, size: int) -> bytes:
-    try:
-        body = zlib.decompressobj().decompress(stream, size)
-    except zlib.error as exc:
-        raise StoreError(f"a chunk of samples is damaged: {exc}") from exc
-    if len(body) != size:
-        raise StoreError(f"a chunk of samples is damaged: it does not hold the {size} bytes it should")
-    return body
-
-
-def _inflated(stream: bytes, size: int) -> bytes:
-    inflater = zlib.decompressobj()
-    try:
-        body = inflater.decompress(stream, size + 1)  # never more than a damaged or hostile file may cost
-    except zlib.error as exc:
-        raise StoreError(f"a chunk of samples is damaged: {exc}") from exc
-    if len(body) != size or not inflater.eof:
-        raise StoreError(f"a chunk of samples is damaged: it does not hold the {size} bytes it should")
-    return body
