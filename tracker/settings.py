@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 
 from tracker.errors import SettingError
 from tracker.records import Price
+from tracker.trust import is_planted
 
 GpuChoice = Literal["visible", "all", "none"] | tuple[int | str, ...]
 
@@ -19,6 +20,7 @@ MAX_INTERVAL_S: Final = 600.0
 MAX_TEXT_LENGTH: Final = 10_000
 MAX_PRICE_PER_KWH: Final = 1e9  # of a currency that has lost its worth, too
 EXAMPLE_TRACE: Final = Path(__file__).parent / "sensors" / "data" / "trace_8gpu.csv.gz"
+_MOST_CHARS: Final = 2**20  # of a file of settings
 RUN_ID_PATTERN: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _PRICE: Final = re.compile(
     r"\s*(?P<number>[0-9]{1,15}(\.[0-9]{0,15})?|\.[0-9]{1,15})\s*(?P<currency>[A-Za-z]{3})(\s*/\s*kWh)?\s*"
@@ -327,7 +329,11 @@ def _user_file(path: Path | None, problems: list[str]) -> list[tuple[Path, Mappi
 def _table(path: Path, keys: tuple[str, ...], problems: list[str]) -> Mapping[str, Any] | None:
     """The settings table of a file; None where the file is absent or has none."""
     try:
-        content = path.read_text(encoding="utf-8")
+        if is_planted(path):
+            problems.append(f"{path}: another user has put it there; ignored")
+            return None
+        with path.open(encoding="utf-8") as file:
+            content = file.read(_MOST_CHARS)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, UnicodeDecodeError) as exc:
@@ -339,7 +345,7 @@ def _table(path: Path, keys: tuple[str, ...], problems: list[str]) -> Mapping[st
 
     try:
         table: Any = tomllib.loads(content)
-    except tomllib.TOMLDecodeError as exc:
+    except (tomllib.TOMLDecodeError, RecursionError) as exc:
         problems.append(f"{path}: is not valid TOML ({exc}); ignored")
         return None
     for key in keys:

@@ -20,11 +20,11 @@ import math
 import zlib
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Final, cast, get_args
+from typing import IO, Final, cast, get_args
 
 from tracker.errors import TraceError
 from tracker.machine import boottime_us
@@ -35,6 +35,8 @@ from tracker.units import MICROJOULES_PER_J, MICROSECONDS_PER_S, MILLIWATTS_PER_
 _UNKNOWN: Final = -1
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _KINDS: Final = get_args(DeviceKind)
+MAX_TRACE_CHARS: Final = 2**30  # three months of eight GPUs at 1 s
+MAX_LINE_CHARS: Final = 2**16
 _MAX_NUMBER: Final = 1e12  # a trace of 30 000 years, or a counter of 280 GWh: no such number is meant
 
 
@@ -140,28 +142,54 @@ def _counter_at(track: _Track, row: int, at_us: int) -> int | None:
 
 
 def _load(path: Path) -> tuple[dict[str, _Track], bool]:
+    lines = _Lines(path)
     try:
-        content = path.read_bytes()
-        if content.startswith(_GZIP_MAGIC):
-            content = gzip.decompress(content)
-        text = content.decode("utf-8-sig")
+        return _tracks(path, lines), lines.is_synthetic
     except OSError as exc:
         raise TraceError(f"{path}: cannot be read ({exc.strerror or exc})") from exc
     except (EOFError, zlib.error) as exc:
         raise TraceError(f"{path}: a damaged gzip file ({exc})") from exc
     except UnicodeDecodeError as exc:
         raise TraceError(f"{path}: not a text file, so no trace") from exc
-    lines = text.splitlines()
-    is_synthetic = any(line.startswith("#") and "synthetic" in line.lower() for line in lines)
-    try:
-        return _tracks(path, lines), is_synthetic
     except csv.Error as exc:
         raise TraceError(f"{path}: not CSV ({exc})") from exc
 
 
-def _tracks(path: Path, lines: Sequence[str]) -> dict[str, _Track]:
-    # Comments become empty lines, which csv counts and gives as rows without cells.
-    reader = csv.reader("" if line.startswith("#") else line for line in lines)
+class _Lines:
+    """The lines of a trace, one at a time, comments as empty lines; each is bounded, and so are all together.
+
+    Attributes:
+        is_synthetic: a comment so far says so.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.is_synthetic = False
+
+    def __iter__(self) -> Iterator[str]:
+        left = MAX_TRACE_CHARS
+        with self._opened() as text:
+            while line := text.readline(MAX_LINE_CHARS + 1):
+                left -= len(line)
+                if len(line) > MAX_LINE_CHARS:
+                    raise TraceError(f"{self._path}: no trace: a line is longer than {MAX_LINE_CHARS} characters")
+                if left < 0:  # a small file may be packed out of a terabyte
+                    raise TraceError(f"{self._path}: longer than {MAX_TRACE_CHARS} characters, cut it into several")
+                if line.startswith("#"):
+                    self.is_synthetic |= "synthetic" in line.lower()
+                    line = "\n"  # which csv counts, and gives as a row without cells
+                yield line
+
+    def _opened(self) -> IO[str]:
+        with self._path.open("rb") as file:
+            is_packed = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+        if is_packed:
+            return gzip.open(self._path, "rt", encoding="utf-8-sig")
+        return self._path.open(encoding="utf-8-sig")
+
+
+def _tracks(path: Path, lines: Iterable[str]) -> dict[str, _Track]:
+    reader = csv.reader(lines)
     header = next(filter(None, reader), [])
     columns = [column.strip() for column in header]
     if not {"t_s", "key"} <= set(columns) or not {"power_w", "counter_j"} & set(columns):

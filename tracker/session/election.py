@@ -123,6 +123,7 @@ class Seat:
             OSError: it cannot be written.
         """
         being_written = self._view_path.with_suffix(".new")
+        being_written.touch(mode=_LOCK_MODE)
         being_written.write_text(view, encoding="utf-8")
         being_written.replace(self._view_path)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tracker.errors import StoreError
-from tracker.session.past import whole
+from tracker.session.past import run_folder, whole
 from tracker.store.merging import Merged, merge
 
 logger = logging.getLogger(__name__)
@@ -18,8 +18,9 @@ def run_files(db: str) -> list[Path]:
     import platformdirs
 
     folders = [platformdirs.user_state_path("tracker", appauthor=False) / "runs"]
-    if "://" not in db:
-        folders.insert(0, Path(f"{db}.d"))
+    beside = run_folder(db)
+    if beside is not None:
+        folders.insert(0, beside)
     found: list[Path] = []
     for folder in folders:
         try:
@@ -48,8 +49,7 @@ def fold(db: str, files: list[Path]) -> Iterator[tuple[Path, Merged | StoreError
 
 def fold_quietly(db: str) -> None:
     """For a run's own thread: fold what lies beside the database; trouble is for `tracker db merge` to tell."""
-    if "://" in db:
-        return
-    files = [file for file in run_files(db) if file.parent == Path(f"{db}.d")]
+    beside = run_folder(db)
+    files = [] if beside is None else [file for file in run_files(db) if file.parent == beside]
     for file, outcome in fold(db, files):
         logger.debug("%s: %s", file, outcome)

@@ -20,6 +20,7 @@ from tracker.session.account import DeviceAccount, RunFacts, build_run, gap_us_o
 from tracker.session.checks import checked_arguments
 from tracker.session.ledger import DeviceLedger
 from tracker.store.reading import RunReader, Spell, Tail, Unsettled
+from tracker.trust import is_planted
 from tracker.units import MICROSECONDS_PER_S
 
 if TYPE_CHECKING:
@@ -183,9 +184,10 @@ def readers(db: str | Path | None) -> Iterator[RunReader]:
     """The database, and beside it the files of runs that it could not take."""
     target = settings_module.resolve(checked_arguments({"db": db})).db
     yield reader_of(target)
-    if "://" not in target:
+    folder = run_folder(target)
+    if folder is not None:
         try:
-            beside = sorted(Path(f"{target}.d").glob("*.db"))
+            beside = sorted(folder.glob("*.db"))
         except OSError:  # a folder that is closed to this user
             return
         for path in beside:
@@ -193,3 +195,17 @@ def readers(db: str | Path | None) -> Iterator[RunReader]:
             with contextlib.suppress(StoreError):  # half written, or not ours: it hides no other run
                 reader.runs(limit=1)
                 yield reader
+
+
+def run_folder(db: str) -> Path | None:
+    """The folder beside a database for runs that it does not take; None: it is a server, or nobody's to trust.
+
+    Where everybody may make a folder of that name, such as in /tmp, one that somebody else has made is not used.
+    """
+    if "://" in db:
+        return None
+    folder = Path(f"{db}.d")
+    try:
+        return None if is_planted(folder) else folder
+    except (OSError, ValueError):  # it may be made yet
+        return folder

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from tracker.records import Device, NotMeasured
-from tracker.session.provenance import MASK, SECRET_NAME
+from tracker.session.provenance import MASK, secrets_of
 
-_SHORTEST_SECRET: Final = 8  # what is shorter stands in other words by chance
 # A path made of a URL has but one slash after the scheme.
 _URL: Final = re.compile(r"\b([a-z][a-z0-9+.-]*:/{1,2})(\S*@)?([^\s?]*)(\?\S*)?", re.IGNORECASE)
 _UUID: Final = re.compile(r"\b((?:GPU|MIG)-[0-9a-f]{8})-[0-9a-f-]{4,}", re.IGNORECASE)
@@ -63,11 +62,7 @@ class Privacy:
         # One of several words is no part of our own sentences, and its path is not seen as one.
         self._phrases = [(name, stand_in) for name, stand_in in patterns if " " in name.pattern]
         self._words = [pattern for pattern in patterns if pattern not in self._phrases]
-        self._secrets = sorted(
-            (value for name, value in environ.items() if SECRET_NAME.search(name) and len(value) >= _SHORTEST_SECRET),
-            key=len,
-            reverse=True,
-        )
+        self._secrets = secrets_of(environ)
         self._folders = _folders(home, cwd)
 
     def text(self, text: str) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from tracker.errors import StoreError
 from tracker.records import unix_us_of
 from tracker.session.folding import fold, fold_quietly
-from tracker.session.past import reader_of, whole
+from tracker.session.past import reader_of, run_folder, whole
 from tracker.store.merging import copy_run
 from tracker.store.opening import open_for_reading, open_for_writing, place_of, store_errors
 from tracker.store.overlaps import overlapping_runs
@@ -155,9 +155,10 @@ class Target:
             parts = file.name.split(".")  # RUN.HOST.db, and dots may be in either
             self._begun_beside.update(".".join(parts[:count]) for count in range(1, len(parts)))
 
-    def _files_beside(self) -> list[Path]:
+    def _files_beside(self, pattern: str = "*.db") -> list[Path]:
+        folder = run_folder(self.wanted)
         try:
-            return list(Path(f"{self.wanted}.d").glob("*.db"))
+            return [] if folder is None else list(folder.glob(pattern))
         except OSError:  # closed to this user
             return []
 
@@ -248,7 +249,7 @@ class Target:
             seen = self.writer.count_segments()
             if not self.file_system.network:
                 return seen
-            places = [Path(self.wanted), *Path(f"{self.wanted}.d").glob(f"{run_id}.*.db")]
+            places = [Path(self.wanted), *self._files_beside(f"{run_id}.*.db")]
             found = {
                 (segment.host, segment.boot_id, segment.pid_namespace, segment.pid, segment.pid_start)
                 for place in places
@@ -290,8 +291,9 @@ class Target:
         if not self.file_system.network:
             yield self.wanted
         name = f"{run_id}.{re.sub(r'[^A-Za-z0-9._-]', '_', host)}.db"
-        if "://" not in self.wanted and not _is_something_else(Path(self.wanted)):
-            yield str(Path(f"{self.wanted}.d") / name)
+        beside = run_folder(self.wanted)
+        if beside is not None and not _is_something_else(Path(self.wanted)):
+            yield str(beside / name)
         yield str(platformdirs.user_state_path("tracker", appauthor=False) / "runs" / name)
         try:
             yield str(Path(tempfile.mkdtemp(prefix="tracker-")) / name)

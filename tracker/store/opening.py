@@ -35,6 +35,7 @@ from sqlalchemy.pool import NullPool
 from tracker.errors import NotADatabaseError, SchemaTooNewError, StoreError
 from tracker.store import tables
 from tracker.store.places import file_system_of
+from tracker.trust import is_planted
 
 BUSY_TIMEOUT_S: Final = 5.0
 CHECKPOINT_TIMEOUT_S: Final = 1.0  # the longest a reader may hold up other writers through a checkpoint
@@ -50,6 +51,7 @@ _SMALLEST_PAGE_BYTES: Final = 512
 
 Journal = Literal["wal", "delete"]  # as PRAGMA journal_mode has it; "delete" is a rollback journal
 _RETRY_S: Final = 0.01
+_MOST_LINKS: Final = 40  # on one path, as the kernel has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,11 +223,11 @@ def checkpoint(database: Database, connection: sa.Connection) -> None:
     if database.wal_bytes() <= WAL_LIMIT_BYTES:
         return
     raw = driver_connection(connection)
-    raw.execute(f"PRAGMA busy_timeout={round(CHECKPOINT_TIMEOUT_S * 1000)}")
+    raw.execute(f"PRAGMA busy_timeout={round(CHECKPOINT_TIMEOUT_S * 1000):d}")
     try:
         raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     finally:
-        raw.execute(f"PRAGMA busy_timeout={round(BUSY_TIMEOUT_S * 1000)}")
+        raw.execute(f"PRAGMA busy_timeout={round(BUSY_TIMEOUT_S * 1000):d}")
 
 
 def driver_connection(connection: sa.Connection) -> sqlite3.Connection:
@@ -234,9 +236,13 @@ def driver_connection(connection: sa.Connection) -> sqlite3.Connection:
 
 
 def place_of(db: str | Path) -> tuple[Path | None, sa.URL]:
-    """The file, and the URL where it is none."""
+    """The file, and the URL where it is none.
+
+    Raises:
+        StoreError: the URL is none, or the path leads through a link that somebody else has planted.
+    """
     if isinstance(db, Path) or "://" not in db:
-        return Path(os.path.realpath(db)), sa.URL.create("sqlite")
+        return _real(db), sa.URL.create("sqlite")
     try:
         url = sa.make_url(db)
     except (ArgumentError, ValueError):  # a port that is no number; their texts would repeat the URL, password and all
@@ -245,7 +251,40 @@ def place_of(db: str | Path) -> tuple[Path | None, sa.URL]:
         return None, url
     if not url.database or url.database.startswith((":memory:", "file:")):
         raise StoreError(f"{url}: runs are kept in a file; give its path")
-    return Path(os.path.realpath(url.database)), url
+    return _real(url.database), url
+
+
+def _real(path: str | Path) -> Path:
+    """The path without links.
+
+    Raises:
+        StoreError: one of them is another user's, in a folder that all may write to, such as /tmp. The kernel refuses
+            to follow such a link (sysctl fs.protected_symlinks), but not to tell where it leads.
+    """
+    try:
+        real = os.path.realpath(path)
+        if os.name == "posix" and real != str(Path.cwd() / path):  # else there is no link in it
+            _refuse_planted_links(Path(path))
+    except (OSError, ValueError) as exc:
+        raise StoreError(f"{path}: {exc}") from exc
+    return Path(real)
+
+
+def _refuse_planted_links(path: Path) -> None:
+    at, left = Path.cwd() if not path.is_absolute() else Path(path.anchor), [*reversed(path.parts)]
+    links = 0
+    while left:
+        part = left.pop()
+        following = at.parent if part == ".." else at / part  # an absolute part begins anew
+        if not following.is_symlink():
+            at = following
+            continue
+        links += 1
+        if links > _MOST_LINKS:
+            raise StoreError(f"{path}: leads through links without end")
+        if is_planted(following):
+            raise StoreError(f"{following}: is a link that another user has put there; it is not followed")
+        left += reversed(following.readlink().parts)
 
 
 def _uri(path: Path, query: str) -> str:
@@ -256,6 +295,8 @@ def _connect(uri: str) -> sqlite3.Connection:
     # isolation_level None: the module begins no transactions of its own. The writer's thread is not the opener's.
     connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
     try:
+        # What stands in the schema of a stranger's file calls none of what a program may have registered.
+        connection.execute("PRAGMA trusted_schema=OFF")
         if "mode=rw" in uri:  # where a reader may not write, even these fail
             connection.execute("PRAGMA wal_autocheckpoint=0").fetchall()
             connection.execute("PRAGMA synchronous=NORMAL")

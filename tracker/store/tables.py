@@ -372,14 +372,18 @@ def view_texts(dialect: str) -> tuple[str, ...]:
 
 
 # As text: Index(postgresql_using=…) imports every PostgreSQL driver's dialect, asyncio among them (35 ms).
-_POSTGRESQL_INDEXES: Final = (("runs", "project"), ("runs", "name"), ("tags", "value"))
+_POSTGRESQL_INDEXES: Final = (
+    "CREATE INDEX ix_runs_project ON runs USING hash (project)",
+    "CREATE INDEX ix_runs_name ON runs USING hash (name)",
+    "CREATE INDEX ix_tags_value ON tags USING hash (value)",
+)
 
 
 @event.listens_for(metadata, "after_create")
 def _create_hash_indexes(_: MetaData, connection: Connection, **__: Any) -> None:
     if connection.dialect.name == "postgresql":
-        for table, column in _POSTGRESQL_INDEXES:
-            connection.exec_driver_sql(f"CREATE INDEX ix_{table}_{column} ON {table} USING hash ({column})")
+        for statement in _POSTGRESQL_INDEXES:
+            connection.exec_driver_sql(statement)
 
 
 @event.listens_for(metadata, "after_create")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -38,7 +39,8 @@ from tracker.store.overlaps import overlapping_runs, unfinished_runs
 if TYPE_CHECKING:
     from tracker.store.intensities import Fetch
 
-# Connections inherited over a fork: SQLite forbids even to close them in the child, which their end would do.
+# Connections inherited over a fork: SQLite forbids even to close them in the child, which their end would do. Closed
+# within a transaction of the parent's it would roll that back, and damage the database (measured).
 _inherited: Final[list[sa.Connection]] = []
 
 
@@ -354,9 +356,11 @@ class RunWriter:
 
     def forget_after_fork(self) -> None:
         """Let go of the parent's connection in a forked child, without closing it."""
-        if self._connection is not None:
-            _inherited.append(self._connection)
-            self._connection = None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            _inherited.append(connection)
+            # One reference too many: the end of the interpreter clears the list above, and would close it then.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
 
     @contextmanager
     def _transaction(self, *, is_durable: bool = False) -> Iterator[sa.Connection]:

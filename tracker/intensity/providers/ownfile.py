@@ -117,9 +117,11 @@ class OwnFile:
 def _read(path: Path) -> tuple[Mapping[str, str], list[_Record], str]:
     """What the file says of all its values, its records with where each stands, and the name of their value."""
     try:
-        if path.stat().st_size > _MAX_BYTES:
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)  # a device may have any number of bytes, and tells none
+        if len(content) > _MAX_BYTES:
             _fail(str(path), f"is larger than {_MAX_BYTES} bytes")
-        text = path.read_text(encoding="utf-8-sig")
+        text = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except (OSError, UnicodeDecodeError) as exc:
         raise IntensityFileError(f"{path}: cannot be read ({exc})") from None
     if text.lstrip()[:1] in ("[", "{"):
