@@ -395,9 +395,9 @@ def _bring_up(engine: sa.Engine, label: str, schema: Schema, journal: Journal) -
     """Create or migrate a file, in one transaction that looks again first: others may be at it too."""
     with engine.connect() as connection:
         raw = driver_connection(connection)
-        if version_of_file(raw, label) is None:
-            # No data can be lost yet. The switch to WAL below writes the file and waits for all of it.
-            raw.execute("PRAGMA synchronous=OFF")
+        # Also where no data can be lost yet: a power cut within the making of a file would leave one that is damaged, and
+        # refused for ever after.
+        raw.execute("PRAGMA synchronous=FULL")
         with connection.begin():
             version = version_of_file(raw, label)
             refuse_newer(version, schema, label)
@@ -407,7 +407,6 @@ def _bring_up(engine: sa.Engine, label: str, schema: Schema, journal: Journal) -
             elif version < schema.version:
                 _run_migrations(connection, schema)
             connection.exec_driver_sql(f"PRAGMA user_version={schema.version:d}")
-        raw.execute("PRAGMA synchronous=FULL")
         if journal == "wal":
             _switch_to_wal(raw)
 
