@@ -6,6 +6,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -294,18 +295,43 @@ def has_grid(settings: Settings, environ: Mapping[str, str]) -> bool:
     return settings.provider is not None or settings.intensity_file is not None or has_token
 
 
-def default_db() -> Path:
-    """runs.db in the user's data folder."""
+def user_folder(kind: Literal["data", "config", "state"]) -> Path | None:
+    """Where this user keeps such things of the tracker's; None: the user has no home, as a container's bare number."""
     import platformdirs
 
-    return platformdirs.user_data_path("tracker", appauthor=False) / "runs.db"
+    find = {
+        "data": platformdirs.user_data_path,
+        "config": platformdirs.user_config_path,
+        "state": platformdirs.user_state_path,
+    }[kind]
+    try:
+        folder = find("tracker", appauthor=False)
+    except RuntimeError:
+        return None
+    return folder if folder.is_absolute() else None  # "~/…", from older versions
+
+
+def default_db() -> Path:
+    """runs.db in the user's data folder; without a home in a folder of the user's own among the temporary ones."""
+    folder = user_folder("data")
+    if folder is not None:
+        return folder / "runs.db"
+    import tempfile
+
+    private = Path(tempfile.gettempdir()) / f"gpu-energy-tracker-{os.getuid()}"
+    with suppress(OSError):
+        if is_planted(private):
+            return Path.cwd() / "runs.db"
+    return private / "runs.db"
 
 
 def _absolute(value: str, base: Path) -> str:
     """A path made absolute, so that a later chdir of the program changes nothing; a URL as it is."""
     if "://" in value:
         return value
-    return os.path.normpath(base / Path(value).expanduser())
+    with suppress(RuntimeError):  # no such user, or no home
+        return os.path.normpath(base / Path(value).expanduser())
+    return os.path.normpath(base / value)
 
 
 def _project_file(start: Path, problems: list[str]) -> list[tuple[Path, Mapping[str, Any]]]:
@@ -319,9 +345,10 @@ def _project_file(start: Path, problems: list[str]) -> list[tuple[Path, Mapping[
 
 def _user_file(path: Path | None, problems: list[str]) -> list[tuple[Path, Mapping[str, Any]]]:
     if path is None:
-        import platformdirs
-
-        path = platformdirs.user_config_path("tracker", appauthor=False) / "config.toml"
+        folder = user_folder("config")
+        if folder is None:
+            return []
+        path = folder / "config.toml"
     table = _table(path, (), problems)
     return [] if table is None else [(path, table)]
 

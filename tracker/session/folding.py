@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tracker.errors import StoreError
 from tracker.session.past import run_folder, whole
+from tracker.settings import user_folder
 from tracker.store.merging import Merged, merge
 
 logger = logging.getLogger(__name__)
@@ -15,12 +16,8 @@ logger = logging.getLogger(__name__)
 
 def run_files(db: str) -> list[Path]:
     """The run files of a database: those beside it, and those that other folders hold for any database."""
-    import platformdirs
-
-    folders = [platformdirs.user_state_path("tracker", appauthor=False) / "runs"]
-    beside = run_folder(db)
-    if beside is not None:
-        folders.insert(0, beside)
+    beside, state = run_folder(db), user_folder("state")
+    folders = [folder for folder in (beside, state and state / "runs") if folder is not None]
     found: list[Path] = []
     for folder in folders:
         try:

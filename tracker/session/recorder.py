@@ -62,6 +62,7 @@ LAST_READING_TIMEOUT_S: Final = 2.0
 LAST_COMMIT_TIMEOUT_S: Final = 10.0
 SNAPSHOT_TIMEOUT_S: Final = 5.0
 FIRST_PATIENCE_S: Final = 5.0  # with a database that takes nothing
+MOST_PATIENCE_S: Final = 3600.0  # where no place takes anything
 UNUSED_PERIOD_US: Final = 3600 * MICROSECONDS_PER_S  # of a sensor whose devices this run leaves out
 PART_OF: Final[Mapping[str, tuple[DeviceKind, str]]] = {  # kind and name, by sensor
     "nvml": ("gpu", "GPU"),
@@ -508,6 +509,8 @@ class Recorder:
         What fails is tried again with the next commit. Where it goes on failing, or there is no next one, the whole run
         moves elsewhere.
         """
+        if self._target.writer is None:
+            self._begin_late(is_last=is_last)
         writer = self._target.writer
         if writer is None:
             return
@@ -532,6 +535,23 @@ class Recorder:
                 self._patience_s *= 2
             what = "what was not written is lost" if is_last else "readings are kept in memory until it takes them"
             self._warn(f"commit {place}", f"{exc}; {what}")
+
+    def _begin_late(self, *, is_last: bool) -> None:
+        """Look again where no place took the run: a disk may have room by now, a program file descriptors left."""
+        now_s = time.monotonic()
+        if self._first_failure_s is None:
+            self._first_failure_s = now_s
+        if self._patience_s > MOST_PATIENCE_S:
+            self._chunks, self._slots, self._spans, self._marks = [], [], [], []  # memory is not for ever
+        elif is_last or now_s - self._first_failure_s >= self._patience_s:
+            self._first_failure_s = now_s
+            self._patience_s *= 2
+            self._begin()
+            if self._target.db is not None:
+                self._first_failure_s = None
+                self._warn("begun late", f"the run is kept in {self._target.db} after all")
+        if is_last and self._target.db is None:
+            self._warn("nowhere", f"nothing of run {self._facts.id} is kept after it")
 
     def _commit(self, writer: RunWriter, now: ClockPair) -> None:
         if self._chunks:  # a seal has failed: it comes first

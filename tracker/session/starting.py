@@ -79,6 +79,8 @@ def _start(name: str | None, tags: Mapping[str, str], settings: Settings, judge:
         )
         settings = replace(settings, problems=(*settings.problems, told))
         state.warn_once("interval", told)
+    if settings.origins.get("db") == "default" and settings_module.user_folder("data") is None:
+        state.warn_once("home", f"this user has no home folder: runs are kept in {settings.db} (or set TRACKER_DB)")
     job = job_of(os.environ)
     shared_id = _shared_run_id(state, settings, job, name)
     view = view_of(settings.gpus, shown=None if shared_id is None else shown_uuids())

@@ -15,6 +15,7 @@ from tracker.errors import StoreError
 from tracker.records import unix_us_of
 from tracker.session.folding import fold, fold_quietly
 from tracker.session.past import reader_of, run_folder, whole
+from tracker.settings import user_folder
 from tracker.store.merging import copy_run
 from tracker.store.opening import open_for_reading, open_for_writing, place_of, store_errors
 from tracker.store.overlaps import overlapping_runs
@@ -133,7 +134,9 @@ class Target:
             self._take(place, database, writer)
             break
         if first_error is not None:
-            outcome = f"the run is kept in {self.db}" if self.db else "nothing of the run is kept after it"
+            outcome = (
+                f"the run is kept in {self.db}" if self.db else "no other place takes the run, and it is tried again"
+            )
             self._warn(f"target {self.wanted}", f"{first_error}; {outcome}")
         elif self.file_system.network and not self.file_system.has_shared_locks:
             told = f"{self.wanted}: is on {self.file_system.network}, where a lock may not hold on other machines"
@@ -286,15 +289,15 @@ class Target:
         self.writer = self._database = None
 
     def _places(self, run_id: str, host: str) -> Iterator[str]:
-        import platformdirs
-
         if not self.file_system.network:
             yield self.wanted
         name = f"{run_id}.{re.sub(r'[^A-Za-z0-9._-]', '_', host)}.db"
         beside = run_folder(self.wanted)
         if beside is not None and not _is_something_else(Path(self.wanted)):
             yield str(beside / name)
-        yield str(platformdirs.user_state_path("tracker", appauthor=False) / "runs" / name)
+        state = user_folder("state")
+        if state is not None:
+            yield str(state / "runs" / name)
         try:
             yield str(Path(tempfile.mkdtemp(prefix="tracker-")) / name)
         except OSError:

@@ -395,8 +395,8 @@ def _bring_up(engine: sa.Engine, label: str, schema: Schema, journal: Journal) -
     """Create or migrate a file, in one transaction that looks again first: others may be at it too."""
     with engine.connect() as connection:
         raw = driver_connection(connection)
-        # Also where no data can be lost yet: a power cut within the making of a file would leave one that is damaged, and
-        # refused for ever after.
+        # Also where no data can be lost yet: a power cut within the making of a file would leave a damaged one, which
+        # is refused for ever after.
         raw.execute("PRAGMA synchronous=FULL")
         with connection.begin():
             version = version_of_file(raw, label)
