@@ -4,15 +4,23 @@ Copy it to the bench's adapters folder. `tracker(out, interval)` gives start() a
 returns are those of the devices by kind, None where nothing was measured.
 """
 
+import os
 from pathlib import Path
 
 import tracker as trk
+from tracker.session.folding import run_files
 
 VENV = "tracker"
 
 
+def kept_apart(out):
+    """Have run files of runs that the output folder does not take put beside it, where recover finds them."""
+    os.environ["XDG_STATE_HOME"] = str(Path(out).parent / "state")
+
+
 class T:
     def __init__(self, out, interval):
+        kept_apart(out)
         self.track = trk.track("bench", zone="FR", db=Path(out) / "runs.db", interval_s=interval)
 
     def start(self):
@@ -44,11 +52,13 @@ def tracker(out, interval=None):
 
 
 def scoped(out, interval=None):
+    kept_apart(out)
     return trk.track("bench", zone="FR", db=Path(out) / "runs.db", interval_s=interval)
 
 
 def recover(out):
+    kept_apart(out)
     db = Path(out) / "runs.db"
-    found = trk.runs(db=db, limit=None)
+    found = {run.id: run for place in (*run_files(str(db)), db) for run in trk.runs(db=place, limit=None)}.values()
     gpu_j = [of_run(run)["gpu_j"] for run in found]
     return {"rows": len(found), "gpu_j": sum(j for j in gpu_j if j is not None) if any(gpu_j) else None}
