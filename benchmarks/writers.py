@@ -15,7 +15,7 @@ import sqlite3
 import tempfile
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from multiprocessing.synchronize import Event
@@ -30,6 +30,7 @@ from tracker.store.reading import RunReader
 from tracker.store.writing import Chunk, RunWriter
 
 GPUS = [Device("gpu", f"GPU-{i}", "GPU", "nvml", True, True) for i in range(8)]
+MOST_REFUSALS = 1000
 FRESH = multiprocessing.get_context("forkserver")  # nothing of SQLite's survives a fork; what is imported does
 
 
@@ -39,12 +40,13 @@ class Figures:
 
     Attributes:
         lost: runs that are not in the file with all their readings.
+        refused: why a call was not taken at once; it was made again, as a run does.
         commits_s, seals_s, reads_s: how long each took.
     """
 
     runs: int
     lost: int
-    errors: Sequence[str]
+    refused: Sequence[str]
     commits_s: Sequence[float]
     seals_s: Sequence[float]
     reads_s: Sequence[float]
@@ -73,35 +75,41 @@ def run_of(run_id: str) -> Run:
 def write(path: str, number: int, runs: int, commits: int, pause_s: float, began: Event, told: object) -> None:
     """One process: its runs, one after another; what it measured goes to the queue."""
     database = open_for_writing(path)
-    commits_s, seals_s, errors = [], [], []
+    commits_s, seals_s, refused = [], [], []
+
+    def insist(work: Callable[[], object]) -> float:
+        """Have it done, however often it is refused; how long that took, in seconds."""
+        begun_s = time.perf_counter()
+        while True:
+            try:
+                work()
+            except StoreError as exc:
+                refused.append(str(exc))
+                if len(refused) > MOST_REFUSALS:
+                    raise
+            else:
+                return time.perf_counter() - begun_s
+
     began.wait()
     for at in range(runs):
-        writer = RunWriter(database)
-        try:
-            writer.begin(run_of(f"{number:03}-{at:05}"), this_segment())
-            writer.add_devices(GPUS)
-            kept: array[int] = array("q")
-            for _ in range(commits):
-                rows: array[int] = array("q")
-                now = clock_pair()
-                for index in range(len(GPUS)):
-                    append_reading(rows, index, Reading(now.boottime_us, 300_000, 1_000_000))
-                begun_s = time.perf_counter()
-                writer.commit_second(rows, now)
-                commits_s.append(time.perf_counter() - begun_s)
-                kept.extend(rows)
-                time.sleep(pause_s)
-            table = hot_rows(hot_bytes(kept))
-            chunks = [Chunk(i, samples_of_hot(gpu, table[table[:, 0] == i]), None) for i, gpu in enumerate(GPUS)]
-            slots = [Slot(i, 0, 1, 1, None) for i in range(len(GPUS))]
-            begun_s = time.perf_counter()
-            writer.finish(run_of(f"{number:03}-{at:05}"), chunks, slots, clock_pair())
-            seals_s.append(time.perf_counter() - begun_s)
-        except StoreError as exc:
-            errors.append(str(exc))
-        finally:
-            writer.close()
-    told.put((commits_s, seals_s, errors))
+        run, writer, kept = run_of(f"{number:03}-{at:05}"), RunWriter(database), array("q")
+        insist(lambda run=run, writer=writer: writer.begin(run, this_segment()))
+        insist(lambda writer=writer: writer.add_devices(GPUS))
+        for _ in range(commits):
+            now, rows = clock_pair(), array("q")
+            for index in range(len(GPUS)):
+                append_reading(rows, index, Reading(now.boottime_us, 300_000, 1_000_000))
+            commits_s.append(insist(lambda writer=writer, rows=rows, now=now: writer.commit_second(rows, now)))
+            kept.extend(rows)
+            time.sleep(pause_s)
+        table = hot_rows(hot_bytes(kept))
+        chunks = [Chunk(i, samples_of_hot(gpu, table[table[:, 0] == i]), None) for i, gpu in enumerate(GPUS)]
+        slots = [Slot(i, 0, 1, 1, None) for i in range(len(GPUS))]
+        seals_s.append(
+            insist(lambda run=run, writer=writer, what=(chunks, slots): writer.finish(run, *what, clock_pair()))
+        )
+        writer.close()
+    told.put((commits_s, seals_s, refused))
 
 
 def read(path: str, began: Event, is_over: Event, told: object) -> None:
@@ -157,7 +165,7 @@ def measured(path: Path, *, writers: int, runs: int, commits: int, pause_s: floa
     return Figures(
         runs=each * writers,
         lost=each * writers - whole,
-        errors=[error for _, _, errors in by_writer for error in errors],
+        refused=[reason for _, _, refused in by_writer for reason in refused],
         commits_s=sorted(s for commits_s, _, _ in by_writer for s in commits_s),
         seals_s=sorted(s for _, seals_s, _ in by_writer for s in seals_s),
         reads_s=sorted(reads_s),
@@ -191,7 +199,8 @@ def main() -> None:
             pause_s=given.pause,
         )
     print(f"{given.writers} writers, {found.runs} runs of {given.commits} commits in {found.took_s:.1f} s")
-    print(f"lost {found.lost}, errors {len(found.errors)}, file {'sound' if found.is_sound else 'DAMAGED'}")
+    state = "sound" if found.is_sound else "DAMAGED"
+    print(f"lost {found.lost}, refused and made again {len(found.refused)}, file {state}")
     print(f"largest WAL {found.wal_bytes / 2**20:.1f} MiB (limit {WAL_LIMIT_BYTES / 2**20:.0f} MiB between seals)")
     print("\n| what | median | 99 % | longest |\n|---|---|---|---|")
     for what, times_s in (
@@ -200,8 +209,8 @@ def main() -> None:
         ("a reader's page", found.reads_s),
     ):
         print(f"| {what} | {shares_ms(times_s)} |")
-    for error in sorted(set(found.errors)):
-        print(error)
+    for reason in sorted(set(found.refused)):
+        print(reason)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ another is inside a second checkpoint (the WAL-reset fault, https://www.sqlite.o
 every Python has such a SQLite. So no connection checkpoints by itself (`wal_autocheckpoint=0`, which would checkpoint
 beside other writers). A writer that has just sealed checkpoints when the WAL has grown past WAL_LIMIT_BYTES, in the
 TRUNCATE mode, which holds the lock of writers throughout: nobody can restart the WAL meanwhile. The last connection to
-close checkpoints too, alone by an exclusive lock. Readers cannot checkpoint. So whoever seals does it, and no process is
-elected: any that is may be killed or stopped while it holds the office, where a lock of SQLite's own goes with its
-process; and the lock of writers is an election for each checkpoint. Measured with 64 writers: benchmarks/writers.py.
+close checkpoints too, alone by an exclusive lock. Readers cannot checkpoint. So whoever seals does it, and no process
+is elected: one that is may be killed or stopped while it holds the office, where a lock of SQLite's own goes with its
+process; and the lock of writers is an election for each checkpoint. What 64 writers see of it: benchmarks/writers.py.
 
 **Where there is no WAL.** It needs memory shared by all who have the file open, so none is used on a file system that
 machines share, nor for a run file, which one process writes: their journal is a rollback journal.
@@ -397,9 +397,8 @@ def _bring_up(engine: sa.Engine, label: str, schema: Schema, journal: Journal) -
     """Create or migrate a file, in one transaction that looks again first: others may be at it too."""
     with engine.connect() as connection:
         raw = driver_connection(connection)
-        # Also where no data can be lost yet: a power cut within the making of a file would leave a damaged one, which
-        # is refused for ever after.
-        raw.execute("PRAGMA synchronous=FULL")
+        # Not faster by synchronous=OFF, though no data can be lost yet: a power cut within the making of a file would
+        # leave a damaged one, which is refused for ever after (seen in test_power_loss).
         with connection.begin():
             version = version_of_file(raw, label)
             refuse_newer(version, schema, label)
