@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import io
 import json
 import math
 import os
@@ -113,7 +112,9 @@ def test_every_name_comes_back_from_everywhere_and_breaks_nothing(db):
 
     listed = told("runs", "--limit", "100", "--columns", "id,name,project,tags").splitlines()
     records = {record["id"]: record for record in strict(told("runs", "--limit", "100", "--json"))}
-    rows = {row["run_id"]: row for row in csv.DictReader(io.StringIO(told("export", "runs", "--format", "csv")))}
+    told("export", "runs", "-o", "out.csv")  # to a file, as what catches a command's output changes ends of lines
+    with Path("out.csv").open(encoding="utf-8", newline="") as file:
+        rows = {row["run_id"]: row for row in csv.DictReader(file)}
     lines = {row["run_id"]: row for row in map(json.loads, told("export", "runs", "--format", "jsonl").splitlines())}
 
     assert len(records) == len(rows) == len(lines) == len(NAMES)
@@ -132,7 +133,13 @@ def test_every_name_comes_back_from_everywhere_and_breaks_nothing(db):
         for html in (run._repr_html_(), pages.trouble_page("no", name)):
             assert not re.search(r"<script(?! src)|<img src=x|onerror=alert\(1\)>", html)
         assert Page(run._repr_html_())
-    assert {path.name for path in db.parent.iterdir()} <= {"runs.db", "runs.db-wal", "runs.db-shm"}
+    assert {path.name for path in db.parent.iterdir()} <= {
+        "runs.db",
+        "runs.db-wal",
+        "runs.db-shm",
+        "out.csv",
+        "out.csv.columns.md",
+    }
 
 
 @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
