@@ -13,7 +13,7 @@ import pytest
 from standin.nvml import Const, Gpu
 
 import tracker
-from tracker.machine import boottime_us
+from tracker.machine import boottime_us, identity_of
 from tracker.session.election import PlaceError, Seat, private_folder
 from tracker.session.launcher import job_of
 
@@ -273,6 +273,19 @@ def test_a_seat_is_had_by_one_process_and_goes_with_it_though_its_forked_childre
     finally:
         os.killpg(holder.pid, signal.SIGKILL)
         holder.stdout.close()
+
+
+def test_leaving_a_seat_closes_no_file_of_a_program_that_has_closed_ours(tmp_path):
+    before = {number for number in range(256) if identity_of(number) is not None}
+    seat = Seat(tmp_path, "run")
+    assert seat.take()
+    (number,) = {number for number in range(256) if identity_of(number) is not None} - before
+    os.close(number)
+    with (tmp_path / "the program's").open("w") as file:
+        assert file.fileno() == number
+        seat.leave()
+        file.write("text")
+    assert (tmp_path / "the program's").read_text() == "text"
 
 
 def test_what_a_process_sees_is_forgotten_when_it_ends(tmp_path):

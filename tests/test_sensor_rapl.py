@@ -1,5 +1,6 @@
 """CPU packages and DRAM through a powercap tree laid out as the kernel does."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from standin.powercap import AMD_RANGE_UJ, INTEL_RANGE_UJ, PowercapTree, unprivileged
 
+from tracker.machine import identity_of
 from tracker.records import Device, Reading
 from tracker.sensors.protocol import Inventory
 from tracker.sensors.rapl import RaplSensor, modulus_uj
@@ -17,6 +19,22 @@ S = 1_000_000
 def opened(tree: PowercapTree) -> tuple[RaplSensor, Inventory]:
     sensor = RaplSensor(tree.sysfs, clock_us=lambda: 7 * S)
     return sensor, sensor.open()
+
+
+def test_files_of_a_program_that_has_closed_ours_are_neither_read_nor_closed(powercap_tree, tmp_path):
+    powercap_tree.add("intel-rapl:0", "package-0", 5)
+    sensor, inventory = opened(powercap_tree)
+    before = {number for number in range(256) if identity_of(number) is not None}
+    assert [reading.counter_uj for reading in sensor.read(inventory.devices)] == [5]
+    (number,) = {number for number in range(256) if identity_of(number) is not None} - before
+    os.close(number)
+    (tmp_path / "own").write_text("777\n")
+    with (tmp_path / "own").open() as own:
+        assert own.fileno() == number
+        for _ in range(3):  # a number that stands still makes the sensor open its file again
+            assert [reading.counter_uj for reading in sensor.read(inventory.devices)] == [5]
+        sensor.close()
+        assert own.read() == "777\n"
 
 
 def energy_uj(before: list[Reading], after: list[Reading], devices: tuple[Device, ...], kind: str) -> int:

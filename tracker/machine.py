@@ -6,6 +6,7 @@ import os
 import platform
 import socket
 import time
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -58,6 +59,46 @@ def process_start(pid: int, proc: Path = Path("/proc")) -> int | None:
         return None
     fields = stat[stat.rindex(b")") + 2 :].split()
     return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def identity_of(file: int | str | Path) -> tuple[int, int] | None:
+    """Which file an open descriptor is of, or lies at a path; None: none."""
+    try:
+        found = os.stat(file)  # noqa: PTH116 (of a descriptor too)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+class OwnDescriptor:
+    """An open file of ours.
+
+    A program may close every descriptor that there is, as daemons do, and open files of its own, which get the numbers:
+    we must neither read nor close those.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.identity = identity_of(number)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the number still stands for the file that was opened."""
+        return self.identity is not None and identity_of(self.number) == self.identity
+
+    def close(self) -> None:
+        if self.is_ours:
+            os.close(self.number)
+
+
+def descriptors_of(paths: Sequence[Path], proc: Path = Path("/proc")) -> list[OwnDescriptor]:
+    """What this process has open of these files; nothing where there is no /proc."""
+    wanted = {identity for path in paths if (identity := identity_of(path)) is not None}
+    try:
+        numbers = [int(name) for name in os.listdir(proc / "self/fd")]  # noqa: PTH208 (names alone: it may have hundreds)
+    except OSError:
+        return []
+    return [OwnDescriptor(number) for number in numbers if identity_of(number) in wanted]
 
 
 def hardware(proc: Path = Path("/proc")) -> dict[str, str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from tracker.machine import boottime_us
+from tracker.machine import OwnDescriptor, boottime_us, identity_of
 from tracker.records import Device, NotMeasured, Reading
 from tracker.sensors.protocol import Inventory
 from tracker.units import MICROJOULES_PER_J, MICROSECONDS_PER_S, MILLIWATTS_PER_W
@@ -216,24 +216,21 @@ class _Counter:
 
     def __init__(self, path: Path) -> None:
         self._path = str(path)
-        self._descriptor: int | None = None
-        self._file = (0, 0)  # device and inode of it
+        self._file: OwnDescriptor | None = None
         self._last_uj: int | None = None
 
     def read_uj(self) -> int | None:
         """The counter, None where it cannot be read."""
         try:
-            if self._descriptor is None:
-                self._open()
-            counter_uj = self._read()
-            if counter_uj == self._last_uj:
-                # A counter moves each ms. If it stands still, perhaps the file was replaced (a tree that is no sysfs
-                # but a copy, or a mount renewed), and the descriptor shows the old one.
-                there = os.stat(self._path)  # noqa: PTH116 (a path that is a text already)
-                if (there.st_dev, there.st_ino) != self._file:
-                    self.close()
-                    self._open()
-                    counter_uj = self._read()
+            if self._file is None or not self._file.is_ours:
+                self._file = OwnDescriptor(os.open(self._path, os.O_RDONLY))
+            counter_uj = self._read(self._file)
+            # A counter moves each ms. If it stands still, perhaps the file was replaced (a tree that is no sysfs but a
+            # copy, or a mount renewed), and the descriptor shows the old one.
+            if counter_uj == self._last_uj and identity_of(self._path) != self._file.identity:
+                self.close()
+                self._file = OwnDescriptor(os.open(self._path, os.O_RDONLY))
+                counter_uj = self._read(self._file)
         except OSError as exc:
             logger.debug("%s: %s", self._path, exc)
             self.close()
@@ -241,19 +238,14 @@ class _Counter:
         self._last_uj = counter_uj
         return counter_uj
 
-    def _open(self) -> None:
-        self._descriptor = os.open(self._path, os.O_RDONLY)
-        opened = os.fstat(self._descriptor)
-        self._file = opened.st_dev, opened.st_ino
-
-    def _read(self) -> int | None:
-        assert self._descriptor is not None
-        return _number(os.pread(self._descriptor, 32, 0))
+    @staticmethod
+    def _read(file: OwnDescriptor) -> int | None:
+        return _number(os.pread(file.number, 32, 0))
 
     def close(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 def _looked_at(kind: Literal["cpu_package", "dram"], folder: Path, name: str) -> _Zone:

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from tracker.machine import process_start
+from tracker.machine import OwnDescriptor, process_start
 
 _LOCK_MODE: Final = 0o600
 _FOLDER_MODE: Final = 0o700
@@ -65,7 +65,7 @@ class RecordLock:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._descriptor: int | None = None
+        self._file: OwnDescriptor | None = None
         self._pid = os.getpid()
         self.is_ours = False
 
@@ -79,11 +79,11 @@ class RecordLock:
 
         if self.is_ours or os.getpid() != self._pid:
             return self.is_ours
-        if self._descriptor is None:
+        if self._file is None or not self._file.is_ours:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            self._descriptor = os.open(self._path, flags, _LOCK_MODE)
+            self._file = OwnDescriptor(os.open(self._path, flags, _LOCK_MODE))
         try:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(self._file.number, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as exc:
             if exc.errno not in (errno.EACCES, errno.EAGAIN):
                 raise
@@ -93,9 +93,9 @@ class RecordLock:
 
     def leave(self) -> None:
         """Let go of it. The file stays: removing it would let two processes lock two files of one name."""
-        descriptor, self._descriptor, self.is_ours = self._descriptor, None, False
-        if descriptor is not None and os.getpid() == self._pid:
-            os.close(descriptor)
+        file, self._file, self.is_ours = self._file, None, False
+        if file is not None and os.getpid() == self._pid:
+            file.close()
 
 
 class Seat:
