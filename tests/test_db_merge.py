@@ -7,10 +7,10 @@ from datetime import timedelta
 
 import pytest
 import stored_runs
-from stored_runs import HERE, START, a_full_run, a_run, after, chunks, writer_of
+from stored_runs import HERE, START, a_full_run, a_run, after, chunks, second, writer_of
 
 from tracker.errors import StoreError
-from tracker.records import Slot
+from tracker.records import Slot, datetime_of
 from tracker.session.folding import fold, run_files
 from tracker.session.past import reader_of, whole
 from tracker.store.merging import merge
@@ -171,3 +171,31 @@ def test_the_files_of_a_database_are_found_beside_it(db, file, monkeypatch, tmp_
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     write_run(file)
     assert run_files(str(db)) == [file]
+
+
+def test_a_run_ends_where_it_was_stopped_however_late_its_last_commit_is_and_wherever_it_is_read(db, file):
+    """Not where its process began and its record was closed, which a busy machine puts seconds apart."""
+    started_at, ended_at = datetime_of(after(3).unix_us), datetime_of(after(10).unix_us)
+    run = a_run(status="finished", started_at=started_at, ended_at=ended_at, duration_s=7.0)
+    writer = writer_of(file, run)
+    writer.commit_second(second(4), after(5))
+    writer.finish(run, chunks(range(4, 5)), [], after(14))
+    writer.close()
+    other = writer_of(db, run)
+    other.commit_second(second(4), after(5))
+
+    merge(db, file, whole)
+    found = RunReader(db).get("run-1")
+
+    assert (found.started_at, found.ended_at, found.duration_s) == (started_at, ended_at, 7.0)
+
+
+def test_a_killed_run_lasts_from_its_start_not_from_its_process_s(db):
+    writer = writer_of(db)
+    writer.set_start(datetime_of(after(3).unix_us))
+    writer.commit_second(second(4), after(5))
+    writer.close()
+
+    found = RunReader(db).get("run-1")
+
+    assert found.status == "interrupted" and found.duration_s == pytest.approx(2.0)

@@ -461,10 +461,14 @@ class RunReader:
         """A run stored as running, with its true status and all that it has committed."""
         if not segments:
             return replace(run, status="interrupted")
-        last_unix_us = max(row.last_commit_unix_us for row in segments)
+        # A process that has ended by itself has made its last commit some time after the run's end.
+        last_unix_us = max(row.ended_unix_us or row.last_commit_unix_us for row in segments)
         if len(segments) == 1:
             (only,) = segments
-            duration_us = only.last_commit_boottime_us - only.started_boottime_us
+            last_boottime_us = only.ended_boottime_us or only.last_commit_boottime_us
+            duration_us = last_boottime_us - only.started_boottime_us
+            if run.started_at is not None:  # after the first readings: the process was there before
+                duration_us -= max(0, unix_us_of(run.started_at) - only.started_unix_us)
         else:
             duration_us = last_unix_us - min(row.started_unix_us for row in segments)
         is_live = any(self._is_alive(row, now_unix_us) for row in segments)
