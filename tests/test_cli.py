@@ -75,6 +75,17 @@ def test_a_command_keeps_its_output_and_a_summary_goes_to_standard_error():
     assert gpu["energy_j"] == pytest.approx(100 * run["duration_s"], abs=3)
 
 
+def test_the_exit_code_is_the_commands_own_even_where_the_summary_cannot_be_read():
+    """The database is written over, in its place, just before the end: what SQLite then reads is damaged."""
+    code = (
+        "import os, sys, time; time.sleep(0.3); open(os.environ['TRACKER_DB'], 'r+b').write(b'x' * 9000); sys.exit(3)"
+    )
+
+    done = tracker("run", "--", PYTHON, "-c", code)
+
+    assert done.returncode == 3 and "Traceback" not in done.stderr, done.stderr
+
+
 def test_standard_input_reaches_the_command():
     assert tracker("run", "--", "cat", input="some text\n").stdout == "some text\n"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ import click
 
 from tracker import settings as settings_module
 from tracker.cli.options import db_option, json_of, json_option, refuse_problems, tag
+from tracker.errors import TrackerError
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -126,7 +128,11 @@ def run(
     status: RunStatus = "finished" if code == 0 else "interrupted" if code < 0 else "failed"
     finished = live._finish(status)
     if finished.status != "disabled":
-        click.echo(json_of(finished.to_dict()) if as_json else finished.summary(), err=True)
+        try:
+            click.echo(json_of(finished.to_dict()) if as_json else finished.summary(), err=True)
+        except (TrackerError, OSError) as exc:  # the database has just gone, or nobody reads what we say
+            with contextlib.suppress(OSError):
+                click.echo(f"tracker: no summary: {exc}", err=True)
     sys.exit(code if code >= 0 else EXIT_SIGNAL_BASE - code)
 
 
