@@ -27,9 +27,9 @@ from tracker.intensity.providers import ownfile
 from tracker.machine import boottime_us
 from tracker.sensors import replay
 from tracker.sensors.replay import ReplaySensor
+from tracker.session.beside import run_folder
 from tracker.session.election import Seat, private_folder
 from tracker.session.folding import run_files
-from tracker.session.past import run_folder
 from tracker.session.provenance import MASK, masked_argv, masked_url
 from tracker.settings import resolve
 from tracker.store.opening import open_for_reading, open_for_writing

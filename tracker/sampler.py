@@ -24,7 +24,7 @@ from tracker.units import MICROSECONDS_PER_S
 logger = logging.getLogger(__name__)
 
 MIN_SPACING_US: Final = 50_000
-SLOW_US: Final = 1 * MICROSECONDS_PER_S  # one call of a sensor for longer: nobody waits for it
+SLOW_US: Final = MICROSECONDS_PER_S // 2  # one call of a sensor for longer: nobody waits for it
 _PATIENCE_S: Final = 0.25
 STUCK_US: Final = 10 * MICROSECONDS_PER_S  # drivers that are not kept loaded take 1 to 3 s a GPU
 
@@ -229,7 +229,7 @@ class Sampler:
             self._regrid()
             self._bell.ring()
 
-    def detach(self, listener: Listener, sensors: Sequence[Sensor] | None = None, *, timeout_s: float = 2.0) -> None:
+    def detach(self, listener: Listener, sensors: Sequence[Sensor] | None = None, *, timeout_s: float = 0.5) -> None:
         """Stop telling listener of these sensors, by default of all.
 
         Sensors that nobody wants any more are closed; with the last, the thread ends.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 from tracker.errors import StoreError
-from tracker.session.past import run_folder, whole
+from tracker.session.beside import files_beside
+from tracker.session.past import whole
 from tracker.settings import user_folder
 from tracker.store.merging import Merged, merge
 
@@ -15,15 +17,10 @@ logger = logging.getLogger(__name__)
 
 
 def run_files(db: str) -> list[Path]:
-    """The run files of a database: those beside it, and those that other folders hold for any database."""
-    beside, state = run_folder(db), user_folder("state")
-    folders = [folder for folder in (beside, state and state / "runs") if folder is not None]
-    found: list[Path] = []
-    for folder in folders:
-        try:
-            found += sorted(folder.glob("*.db"))
-        except OSError:  # closed to this user
-            continue
+    """The run files of a database, and those that older trackers have left in one folder for any database."""
+    found, state = files_beside(db), user_folder("state")
+    with contextlib.suppress(OSError):  # closed to this user
+        found += [] if state is None else sorted((state / "runs").glob("*.db"))
     return found
 
 
@@ -46,7 +43,7 @@ def fold(db: str, files: list[Path]) -> Iterator[tuple[Path, Merged | StoreError
 
 def fold_quietly(db: str) -> None:
     """For a run's own thread: fold what lies beside the database; trouble is for `tracker db merge` to tell."""
-    beside = run_folder(db)
-    files = [] if beside is None else [file for file in run_files(db) if file.parent == beside]
-    for file, outcome in fold(db, files):
+    if "://" in db:
+        return
+    for file, outcome in fold(db, files_beside(db)):
         logger.debug("%s: %s", file, outcome)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,10 +17,10 @@ from tracker.intensity.choice import IntensityChoice, choose
 from tracker.intensity.tables import WORLD
 from tracker.records import Run, datetime_of, unix_us_of
 from tracker.session.account import DeviceAccount, RunFacts, build_run, gap_us_of
+from tracker.session.beside import files_beside
 from tracker.session.checks import checked_arguments
 from tracker.session.ledger import DeviceLedger
 from tracker.store.reading import RunReader, Spell, Tail, Unsettled
-from tracker.trust import is_planted
 from tracker.units import MICROSECONDS_PER_S
 
 if TYPE_CHECKING:
@@ -48,9 +48,9 @@ def get(run_id: str, *, db: str | Path | None = None) -> Run:
     if run_id == "last" and others:
         newest = [run for reader in (main, *others) for run in reader.runs(limit=1)]
         if newest:
-            return max(newest, key=lambda run: (run.started_at, run.id))
+            run_id = max(newest, key=lambda run: (run.started_at, run.id)).id
     try:
-        return main.get(run_id)
+        run = main.get(run_id)
     except (RunNotFoundError, StoreError):  # a run file may hold it because the database cannot be used
         for reader in others:
             with contextlib.suppress(RunNotFoundError):
@@ -58,6 +58,18 @@ def get(run_id: str, *, db: str | Path | None = None) -> Run:
         if others:
             return main.get(run_id)  # it may have been folded in meanwhile
         raise
+    # It may have moved away from the database, which then has its beginning alone.
+    parts = []
+    for reader in others:
+        with contextlib.suppress(RunNotFoundError):
+            parts.append(reader.get(run.id))
+    return max((*parts, run), key=_known_until)
+
+
+def _known_until(run: Run) -> datetime:
+    """The end, or the last sign of life."""
+    assert run.started_at is not None
+    return run.ended_at or run.started_at + timedelta(seconds=run.duration_s)
 
 
 def reader_of(db: str | Path) -> RunReader:
@@ -184,28 +196,8 @@ def readers(db: str | Path | None) -> Iterator[RunReader]:
     """The database, and beside it the files of runs that it could not take."""
     target = settings_module.resolve(checked_arguments({"db": db})).db
     yield reader_of(target)
-    folder = run_folder(target)
-    if folder is not None:
-        try:
-            beside = sorted(folder.glob("*.db"))
-        except OSError:  # a folder that is closed to this user
-            return
-        for path in beside:
-            reader = reader_of(path)
-            with contextlib.suppress(StoreError):  # half written, or not ours: it hides no other run
-                reader.runs(limit=1)
-                yield reader
-
-
-def run_folder(db: str) -> Path | None:
-    """The folder beside a database for runs that it does not take; None: it is a server, or nobody's to trust.
-
-    Where everybody may make a folder of that name, such as in /tmp, one that somebody else has made is not used.
-    """
-    if "://" in db:
-        return None
-    folder = Path(f"{db}.d")
-    try:
-        return None if is_planted(folder) else folder
-    except (OSError, ValueError):  # it may be made yet
-        return folder
+    for path in files_beside(target):
+        reader = reader_of(path)
+        with contextlib.suppress(StoreError):  # half written, or not ours: it hides no other run
+            reader.runs(limit=1)
+            yield reader

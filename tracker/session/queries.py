@@ -145,9 +145,9 @@ def page(
     """As runs."""
     main, *files = readers(db)
     besides = _besides(files, wanted)
-    if not besides:
+    ids = _ids_in(files)
+    if not ids:
         return main.runs(wanted, order, limit=limit, offset=offset)
-    ids = [run.id for run in besides]
 
     def fetch(limit: int | None, offset: int) -> list[Run]:
         return main.runs(wanted, order, limit=limit, offset=offset, without=ids)
@@ -158,16 +158,18 @@ def page(
 def count(wanted: RunFilter, *, db: str | Path | None = None) -> int:
     """How many runs fit."""
     main, *files = readers(db)
-    ids = {run.id for run in _besides(files, wanted)}
-    return main.count(wanted, without=ids) + len(ids)
+    return main.count(wanted, without=_ids_in(files)) + len(_besides(files, wanted))
 
 
 def each_run(wanted: RunFilter = EVERY_RUN, *, db: str | Path | None = None) -> Iterator[Run]:
     """The runs that fit, not all in memory: newest first within each file that holds some."""
-    for reader in readers(db):
+    main, *files = readers(db)
+    yield from _besides(files, wanted)
+    ids = _ids_in(files)
+    for reader in [main]:
         offset = 0
         while True:
-            found = reader.runs(wanted, limit=PAGE_RUNS, offset=offset)
+            found = reader.runs(wanted, limit=PAGE_RUNS, offset=offset, without=ids)
             yield from found
             if len(found) < PAGE_RUNS:
                 break
@@ -180,9 +182,9 @@ def totals_of(wanted: RunFilter, by: Sequence[str] = (), *, db: str | Path | Non
     sums: dict[Group, Sums] = defaultdict(Sums)
     main, *files = readers(db)
     besides = _besides(files, wanted)
-    ids = {run.id for run in besides}
+    ids = _ids_in(files)
     parents = {run.parent_id for run in besides if run.parent_id is not None}
-    whole = ids | main.which(wanted, parents - ids)
+    whole = {run.id for run in besides} | main.which(wanted, parents - ids)
     for run in besides:
         of_group = sums[group_of(run, groupings)]
         if run.parent_id in whole:
@@ -194,6 +196,11 @@ def totals_of(wanted: RunFilter, by: Sequence[str] = (), *, db: str | Path | Non
         return [sums[()].total({})]
     in_order = sorted(sums, key=lambda group: [(value is None, value or "") for value in group])
     return [sums[group].total(dict(zip(groupings, group, strict=True))) for group in in_order]
+
+
+def _ids_in(files: Sequence[RunReader]) -> set[str]:
+    """The runs in run files, whether they fit or not: what the database has of them is their beginning."""
+    return {run.id for reader in files for run in reader.runs()}
 
 
 def _besides(files: Sequence[RunReader], wanted: RunFilter) -> list[Run]:

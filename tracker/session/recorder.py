@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import threading
@@ -57,12 +58,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SEAL_PERIOD_US: Final = 60 * MICROSECONDS_PER_S
-FIRST_READING_S: Final = 0.2  # of the time to start, kept for the sensors that are ready
-LAST_READING_TIMEOUT_S: Final = 2.0
+FIRST_READINGS_S: Final = 0.8  # a driver that is slower joins later: it must not keep the training
+READY_READINGS_S: Final = 0.2  # of that, kept for the sensors that are ready
+LAST_READING_TIMEOUT_S: Final = 0.8
+NEWEST_TIMEOUT_S: Final = 0.2
+FREQUENT_S: Final = 1.0  # who wants fewer readings than one a second has fewer, and loses more
 LAST_COMMIT_TIMEOUT_S: Final = 10.0
 SNAPSHOT_TIMEOUT_S: Final = 5.0
-FIRST_PATIENCE_S: Final = 5.0  # with a database that takes nothing
 MOST_PATIENCE_S: Final = 3600.0  # where no place takes anything
+NEXT_MOVE_S: Final = 5.0  # after a move that no place has taken
 UNUSED_PERIOD_US: Final = 3600 * MICROSECONDS_PER_S  # of a sensor whose devices this run leaves out
 PART_OF: Final[Mapping[str, tuple[DeviceKind, str]]] = {  # kind and name, by sensor
     "nvml": ("gpu", "GPU"),
@@ -124,7 +128,7 @@ class Recorder:
         self._ledger = Ledger(gap_us_of(settings.interval_s))
         self._use = GpuUse()
         self._understudy = Understudy()
-        self._target = Target(settings.db, self._warn)
+        self._target = Target(settings.db, self._warn, is_shared=seat is not None)
         self._source, said = _source_of(settings, self._choice)
         self._feed: Feed | None = None
         self._periods_us: dict[str, int] = {}  # by name of the sensor
@@ -136,8 +140,8 @@ class Recorder:
         # Reentrant: a signal handler of the program's may stop the run that its main thread is just stopping.
         self._ending = threading.RLock()
         self._has_ended = False
-        self._first_failure_s: float | None = None  # of the commits that fail now
-        self._patience_s = FIRST_PATIENCE_S
+        self._next_move_s = -math.inf
+        self._move_period_s = NEXT_MOVE_S
         # The writer's: what has come in, and what of it the database has not taken yet.
         self._not_measured: list[NotMeasured] = []
         self._warnings: list[str] = list(settings.problems)
@@ -172,10 +176,12 @@ class Recorder:
         else:
             self._sensors_of(self._views)  # imports what taking over needs, in this thread
             self._inbox.expect(())
+        first_s = time.monotonic() + FIRST_READINGS_S
         self._state.writer.add(self)
+        # A run that is killed at once is on record.
         self._state.writer.call(self._begin, _left_s(deadline_s))
-        self._inbox.all_opened.wait(_left_s(deadline_s - FIRST_READING_S))
-        self._state.sampler.read_now(_left_s(deadline_s), edge="start")
+        self._inbox.all_opened.wait(_left_s(first_s - READY_READINGS_S))
+        self._state.sampler.read_now(max(READY_READINGS_S, _left_s(first_s)), edge="start")
         start_us = boottime_us()
         self._inbox.start_us = start_us
         self._ledger.begin(start_us)
@@ -347,6 +353,9 @@ class Recorder:
     def commit(self) -> None:
         """Commit what has come in; each minute seal it."""
         self._state.sampler.rescue()
+        if self._is_leading and (self._settings.interval_s or FREQUENT_S) <= FREQUENT_S:
+            # Else the newest reading of a killed run would be up to two seconds old.
+            self._state.sampler.read_now(NEWEST_TIMEOUT_S, unless_within_us=MIN_SPACING_US)
         now = clock_pair()
         self._absorb(self._inbox.empty())
         if not self._is_leading:
@@ -454,6 +463,7 @@ class Recorder:
     def _with_overlaps(self, run: Run, now: ClockPair) -> Run:
         """The run, naming others that its GPUs were charged to at the same time."""
         try:
+            self._target.check()
             others = self._target.overlapping_runs(run, now, self._segment.host)
         except StoreError:
             return run
@@ -506,8 +516,8 @@ class Recorder:
     def _write(self, work: Any, *, is_last: bool = False) -> None:
         """Have the database take what it has not taken yet.
 
-        What fails is tried again with the next commit. Where it goes on failing, or there is no next one, the whole run
-        moves elsewhere.
+        Where it takes nothing the whole run moves elsewhere at once: what waits in memory is lost with the process.
+        Where no place takes it, what fails is tried again with the next commit.
         """
         if self._target.writer is None:
             self._begin_late(is_last=is_last)
@@ -520,35 +530,30 @@ class Recorder:
                 writer.add_devices(self._devices)
                 self._devices = []
             work(writer)
-            self._first_failure_s = None
         except StoreError as exc:
             place, now_s = self._target.db, time.monotonic()
-            if self._first_failure_s is None:
-                self._first_failure_s = now_s
-            is_time = is_last or self._target.is_gone or now_s - self._first_failure_s >= self._patience_s
+            is_time = is_last or now_s >= self._next_move_s
             if is_time and self._target.move(self._facts.id, self._segment.host):
-                self._first_failure_s = None
                 self._warn(f"moved {place}", f"{exc}; the run is kept in {self._target.db}")
                 self._write(work)
                 return
             if is_time:
-                self._patience_s *= 2
+                self._next_move_s = now_s + self._move_period_s
+                self._move_period_s *= 2
             what = "what was not written is lost" if is_last else "readings are kept in memory until it takes them"
             self._warn(f"commit {place}", f"{exc}; {what}")
 
     def _begin_late(self, *, is_last: bool) -> None:
         """Look again where no place took the run: a disk may have room by now, a program file descriptors left."""
         now_s = time.monotonic()
-        if self._first_failure_s is None:
-            self._first_failure_s = now_s
-        if self._patience_s > MOST_PATIENCE_S:
+        if self._move_period_s > MOST_PATIENCE_S:
             self._chunks, self._slots, self._spans, self._marks = [], [], [], []  # memory is not for ever
-        elif is_last or now_s - self._first_failure_s >= self._patience_s:
-            self._first_failure_s = now_s
-            self._patience_s *= 2
+        elif is_last or now_s >= self._next_move_s:
+            self._next_move_s = now_s + self._move_period_s
+            self._move_period_s *= 2
             self._begin()
             if self._target.db is not None:
-                self._first_failure_s = None
+                self._next_move_s, self._move_period_s = -math.inf, NEXT_MOVE_S
                 self._warn("begun late", f"the run is kept in {self._target.db} after all")
         if is_last and self._target.db is None:
             self._warn("nowhere", f"nothing of run {self._facts.id} is kept after it")

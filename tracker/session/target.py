@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from tracker.errors import StoreError
+from tracker.machine import OwnDescriptor, descriptors_of, identity_of
 from tracker.records import unix_us_of
+from tracker.session.beside import own_folder, run_folder
 from tracker.session.folding import fold, fold_quietly
-from tracker.session.past import reader_of, run_folder, whole
-from tracker.settings import user_folder
+from tracker.session.past import reader_of, whole
 from tracker.store.merging import copy_run
-from tracker.store.opening import open_for_reading, open_for_writing, place_of, store_errors
+from tracker.store.opening import (
+    BUSY_TIMEOUT_S,
+    RUN_TIMEOUT_S,
+    open_for_reading,
+    open_for_writing,
+    open_without_locks,
+    place_of,
+    store_errors,
+)
 from tracker.store.overlaps import overlapping_runs
 from tracker.store.places import FileSystem, file_system_of
 from tracker.store.rows import storable
@@ -27,12 +35,15 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from tracker.records import ClockPair, Mark, Note, Run, Samples, Segment, Span
-    from tracker.store.opening import Database
+    from tracker.store.opening import Database, Journal
     from tracker.store.reading import RunReader
 
 Stored = TypeVar("Stored")
 
 logger = logging.getLogger(__name__)
+
+
+_BESIDE: Final = ("-wal", "-shm")  # files that SQLite keeps beside a database
 
 
 class StoredSource:
@@ -77,18 +88,9 @@ def _is_something_else(path: Path) -> bool:
         return False
 
 
-def _identity(path: str) -> tuple[int, int] | None:
-    """Which file lies at a path; None: none."""
-    try:
-        found = os.stat(path)  # noqa: PTH116 (asked each second: a Path takes twice as long)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
 def _remove(file: Path) -> None:
     """Take away what an attempt has left that came to nothing, and the folder if it was made for it."""
-    for path in (file, *(Path(f"{file}{end}") for end in ("-journal", "-wal", "-shm"))):
+    for path in (file, *(Path(f"{file}{end}") for end in ("-journal", *_BESIDE))):
         with contextlib.suppress(OSError):
             path.unlink()
     with contextlib.suppress(OSError):
@@ -108,16 +110,21 @@ class Target:
         file_system: of the database asked for, once the run has begun.
     """
 
-    def __init__(self, db: str, warn: Callable[[str, str], None]) -> None:
+    def __init__(self, db: str, warn: Callable[[str, str], None], *, is_shared: bool = False) -> None:
         self.db: str | None = None
         self.wanted = db
         self.writer: RunWriter | None = None
         self.file_system = FileSystem("", True)
         self._warn = warn
         self._begun_beside: set[str] = set()  # beginnings of the names of run files that were there before
+        # The processes of a run belong into one place: they have more patience with each other.
+        self._timeout_s = BUSY_TIMEOUT_S if is_shared else RUN_TIMEOUT_S
+        self._left: set[str] = set()  # places that have taken nothing any more: the run does not return to them
+        self._temporary: Path | None = None  # a private folder, the last resort
         self._has_folded = False
         self._database: Database | None = None
         self._file: tuple[str, tuple[int, int] | None] | None = None  # written to, and which it was when opened
+        self._descriptors: Sequence[OwnDescriptor] = ()  # of the writer's connection
 
     def begin(self, run: Run, segment: Segment, argv: Sequence[str] | None) -> None:
         """Put the run on record as running."""
@@ -166,7 +173,8 @@ class Target:
             return []
 
     def _open(self, place: str) -> Database:
-        return open_for_writing(place, journal=None if place == self.wanted else "delete")
+        journal: Journal | None = None if place == self.wanted else "delete"
+        return open_for_writing(place, journal=journal, timeout_s=self._timeout_s)
 
     def check(self) -> None:
         """See that the file written to is still the one that others find.
@@ -174,20 +182,31 @@ class Target:
         Raises:
             StoreError: it was removed or replaced: what is written there, nobody reads.
         """
-        if self._file is not None and _identity(self._file[0]) != self._file[1]:
-            raise StoreError(f"{self._file[0]}: was removed or replaced while the run went on")
+        if self.is_gone:
+            raise StoreError(f"{self.db}: was removed or replaced while the run went on")
+        if not self._has_descriptors:
+            raise StoreError(f"{self.db}: was closed by the program")
+
+    @property
+    def _has_descriptors(self) -> bool:
+        """Whether what the connection reads and writes is still the database, and not some file of the program's."""
+        return all(descriptor.is_ours for descriptor in self._descriptors)
 
     @property
     def is_gone(self) -> bool:
-        return self._file is not None and _identity(self._file[0]) != self._file[1]
+        if self._file is None:
+            return False
+        path, opened = self._file
+        return opened is None or identity_of(path) != opened
 
     def move(self, run_id: str, host: str) -> bool:
         """Go on elsewhere with a run that its place takes no longer, all of it; false where no place takes it."""
         if self.writer is None:
             return False
+        # Not even where the file has gone: a new one of that name would share the log that the rows are in.
+        self._left |= {self.wanted, str(self.db)}
         for place in self._places(run_id, host):
-            # Not even where the file has gone: a new one of that name would share the log that the rows are in.
-            if place in (self.db, self.wanted):
+            if place in self._left:
                 continue
             is_new = "://" not in place and not Path(place).exists()
             try:
@@ -199,8 +218,7 @@ class Target:
                     _remove(Path(place))
                 continue
             writer = self.writer.moved_to(database)
-            with contextlib.suppress(StoreError):
-                self.writer.close()
+            self._close_writer()
             self._take(place, database, writer)
             return True
         return False
@@ -210,17 +228,34 @@ class Target:
         """What is written so far. A reader gets by a lock, and the writer's own connection by a file without a name."""
         assert self.writer is not None
         assert self.db is not None
+        if self.is_gone and not self._has_descriptors:
+            raise StoreError(f"{self.db}: was removed, and closed by the program: nothing of it can be read")
         if self.is_gone:
             with self.writer.as_it_is() as connection:
                 yield connection
         else:
-            database = open_for_reading(self.db)
+            is_closed = self._file is not None and not self._has_descriptors
+            database = open_without_locks(Path(self.db)) if is_closed else open_for_reading(self.db)
             with store_errors(database.label), database.engine.connect() as connection:
                 yield connection
 
+    def _close_writer(self) -> None:
+        if self.writer is None:
+            return
+        if not self._has_descriptors:
+            self.writer.abandon()
+        with contextlib.suppress(StoreError):
+            self.writer.close()
+
     def _take(self, place: str, database: Database, writer: RunWriter) -> None:
         self.db, self.writer, self._database = place, writer, database
-        self._file = None if database.path is None else (str(database.path), _identity(str(database.path)))
+        self._file, self._descriptors = None, []
+        if database.path is not None:
+            identity = identity_of(database.path)
+            self._descriptors = descriptors_of([database.path, *(Path(f"{database.path}{end}") for end in _BESIDE)])
+            # It may have been replaced since it was opened.
+            is_open = not self._descriptors or any(one.identity == identity for one in self._descriptors)
+            self._file = str(database.path), identity if is_open else None
 
     def fold(self) -> None:
         """Take in what earlier runs could not write here; once, as it may take a while."""
@@ -282,8 +317,7 @@ class Target:
 
     def close(self) -> None:
         """Let go of the place."""
-        if self.writer is not None:
-            self.writer.close()
+        self._close_writer()
         if self._database is not None:
             self._database.close()
         self.writer = self._database = None
@@ -292,14 +326,15 @@ class Target:
         if not self.file_system.network:
             yield self.wanted
         name = f"{run_id}.{re.sub(r'[^A-Za-z0-9._-]', '_', host)}.db"
-        beside = run_folder(self.wanted)
+        beside, own = run_folder(self.wanted), own_folder(self.wanted)
         if beside is not None and not _is_something_else(Path(self.wanted)):
             yield str(beside / name)
-        state = user_folder("state")
-        if state is not None:
-            yield str(state / "runs" / name)
+        if own is not None:
+            yield str(own / name)
         try:
-            yield str(Path(tempfile.mkdtemp(prefix="tracker-")) / name)
+            if self._temporary is None or not self._temporary.is_dir():
+                self._temporary = Path(tempfile.mkdtemp(prefix="tracker-"))
+            yield str(self._temporary / name)
         except OSError:
             return
 

@@ -40,6 +40,7 @@ from tracker.store.places import file_system_of
 from tracker.trust import is_planted
 
 BUSY_TIMEOUT_S: Final = 5.0
+RUN_TIMEOUT_S: Final = 0.6  # of a run that goes on: what waits longer may be lost, and stop() must not wait
 CHECKPOINT_TIMEOUT_S: Final = 1.0  # the longest a reader may hold up other writers through a checkpoint
 WAL_LIMIT_BYTES: Final = 4 * 2**20
 _SCHEMA: Final = Path(__file__).with_name("schema.sql")  # made by scripts/make_schema_sql
@@ -54,6 +55,7 @@ _SMALLEST_PAGE_BYTES: Final = 512
 Journal = Literal["wal", "delete"]  # as PRAGMA journal_mode has it; "delete" is a rollback journal
 _RETRY_S: Final = 0.01
 _MOST_LINKS: Final = 40  # on one path, as the kernel has it
+_WITHOUT_LOCKS: Final = "vfs=unix-none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,7 @@ def _translated(label: str, cause: BaseException) -> StoreError:
     if code == sqlite3.SQLITE_CORRUPT:
         return StoreError(f"{label}: is damaged ({cause}); keep a copy and try `sqlite3 FILE .recover`")
     if code == sqlite3.SQLITE_BUSY:
-        return StoreError(f"{label}: another program has kept it locked for {BUSY_TIMEOUT_S:g} s")
+        return StoreError(f"{label}: another program keeps it locked")
     if code == sqlite3.SQLITE_FULL:
         return StoreError(f"{label}: the disk is full")
     if code == sqlite3.SQLITE_READONLY:
@@ -134,7 +136,9 @@ def _translated(label: str, cause: BaseException) -> StoreError:
     return StoreError(f"{label}: {reason}")
 
 
-def open_for_writing(db: str | Path, schema: Schema = CURRENT, *, journal: Journal | None = None) -> Database:
+def open_for_writing(
+    db: str | Path, schema: Schema = CURRENT, *, journal: Journal | None = None, timeout_s: float = BUSY_TIMEOUT_S
+) -> Database:
     """A database to write to. A file that is missing or empty is made one, an older one is migrated.
 
     Any number of processes may do this at once. A server's schema is left alone.
@@ -143,6 +147,7 @@ def open_for_writing(db: str | Path, schema: Schema = CURRENT, *, journal: Journ
         db: a path or an SQLAlchemy URL.
         schema: the one that this code writes.
         journal: of a file; None: a WAL where its file system allows one.
+        timeout_s: how long a transaction waits for those of others.
 
     Raises:
         NotADatabaseError: the path is a folder, another kind of file, or another program's database.
@@ -159,8 +164,8 @@ def open_for_writing(db: str | Path, schema: Schema = CURRENT, *, journal: Journ
             journal = "delete" if file_system_of(path).network else "wal"
         if journal == "delete":
             _leave_wal(path)
-        engine = _file_engine(_uri(path, "mode=rw"), "BEGIN IMMEDIATE")
-        with closing(_connect(_uri(path, "mode=rw"))) as raw:
+        engine = _file_engine(_uri(path, "mode=rw"), "BEGIN IMMEDIATE", timeout_s)
+        with closing(_connect(_uri(path, "mode=rw"), timeout_s)) as raw:
             version = version_of_file(raw, label)
             refuse_newer(version, schema, label)
             is_current = version == schema.version and raw.execute("PRAGMA journal_mode").fetchone()[0] == journal
@@ -199,6 +204,23 @@ def open_for_reading(db: str | Path, schema: Schema = CURRENT) -> Database:
     return Database(_file_engine(uri, "BEGIN"), label, path, version)
 
 
+def open_without_locks(path: Path) -> Database:
+    """A file to read only, past this process's own connections to it, whose descriptors the program has closed.
+
+    SQLite shares locks between all connections of a process to a file, and would wait here for locks that it cannot
+    take any more. Nothing keeps others from writing meanwhile; what they damage by it is noticed as an error.
+
+    Raises:
+        StoreError: it cannot be opened.
+    """
+    label = str(path)
+    with store_errors(label):
+        uri = _uri(path, f"mode=ro&{_WITHOUT_LOCKS}")
+        with closing(_connect(uri)) as raw:
+            version = version_of_file(raw, label)
+    return Database(_file_engine(uri, "BEGIN"), label, path, version)
+
+
 def upgrade(db: str | Path, schema: Schema = CURRENT) -> None:
     """Create or migrate the schema of a server database (or a file), one caller at a time.
 
@@ -225,11 +247,12 @@ def checkpoint(database: Database, connection: sa.Connection) -> None:
     if database.wal_bytes() <= WAL_LIMIT_BYTES:
         return
     raw = driver_connection(connection)
-    raw.execute(f"PRAGMA busy_timeout={round(CHECKPOINT_TIMEOUT_S * 1000):d}")
+    (before_ms,) = raw.execute("PRAGMA busy_timeout").fetchone()
+    raw.execute(f"PRAGMA busy_timeout={min(before_ms, round(CHECKPOINT_TIMEOUT_S * 1000))}")
     try:
         raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     finally:
-        raw.execute(f"PRAGMA busy_timeout={round(BUSY_TIMEOUT_S * 1000):d}")
+        raw.execute(f"PRAGMA busy_timeout={before_ms}")
 
 
 def driver_connection(connection: sa.Connection) -> sqlite3.Connection:
@@ -293,12 +316,14 @@ def _uri(path: Path, query: str) -> str:
     return f"{path.as_uri()}?{query}"
 
 
-def _connect(uri: str) -> sqlite3.Connection:
+def _connect(uri: str, timeout_s: float = BUSY_TIMEOUT_S) -> sqlite3.Connection:
     # isolation_level None: the module begins no transactions of its own. The writer's thread is not the opener's.
-    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(uri, uri=True, timeout=timeout_s, isolation_level=None, check_same_thread=False)
     try:
         # What stands in the schema of a stranger's file calls none of what a program may have registered.
         connection.execute("PRAGMA trusted_schema=OFF")
+        if _WITHOUT_LOCKS in uri:
+            connection.execute("PRAGMA locking_mode=EXCLUSIVE").fetchall()  # the WAL's index in memory, not in -shm
         if "mode=rw" in uri:  # where a reader may not write, even these fail
             connection.execute("PRAGMA wal_autocheckpoint=0").fetchall()
             connection.execute("PRAGMA synchronous=NORMAL")
@@ -308,15 +333,18 @@ def _connect(uri: str) -> sqlite3.Connection:
     return connection
 
 
-def _file_engine(uri: str, begin: str) -> sa.Engine:
+def _file_engine(uri: str, begin: str, timeout_s: float = BUSY_TIMEOUT_S) -> sa.Engine:
     """An engine without a pool; kept, because it holds compiled statements: 15 ms of a second run's start."""
-    return _engine_of_process(uri, begin, os.getpid())
+    return _engine_of_process(uri, begin, timeout_s, os.getpid())
 
 
 @lru_cache(maxsize=8)
-def _engine_of_process(uri: str, begin: str, pid: int) -> sa.Engine:  # noqa: ARG001 (a part of the key)
+def _engine_of_process(uri: str, begin: str, timeout_s: float, pid: int) -> sa.Engine:  # noqa: ARG001 (a part of the key)
     # By process: another thread may have held a lock of the engine when this one was forked.
-    engine = sa.create_engine("sqlite://", creator=lambda: _connect(uri), poolclass=NullPool, hide_parameters=True)
+    def connect() -> sqlite3.Connection:
+        return _connect(uri, timeout_s)
+
+    engine = sa.create_engine("sqlite://", creator=connect, poolclass=NullPool, hide_parameters=True)
     sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(connection.info.get(BEGIN, begin)))
     return engine
 
@@ -397,6 +425,8 @@ def _bring_up(engine: sa.Engine, label: str, schema: Schema, journal: Journal) -
     """Create or migrate a file, in one transaction that looks again first: others may be at it too."""
     with engine.connect() as connection:
         raw = driver_connection(connection)
+        # Others that start now are at the same, which takes them a moment.
+        raw.execute(f"PRAGMA busy_timeout={round(BUSY_TIMEOUT_S * 1000)}")
         # Not faster by synchronous=OFF, though no data can be lost yet: a power cut within the making of a file would
         # leave a damaged one, which is refused for ever after (seen in test_power_loss).
         with connection.begin():

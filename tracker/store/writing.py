@@ -140,7 +140,7 @@ class RunWriter:
 
     def count_segments(self) -> int:
         """How many processes have been in the run."""
-        with self._transaction() as connection:
+        with self._reading() as connection:
             query = sa.select(sa.func.count()).where(tables.segments.c.run_id == self._run_id)
             return int(connection.execute(query).scalar_one())
 
@@ -149,7 +149,7 @@ class RunWriter:
         keys = [rows.storable(device.key) for device in run.devices if device.kind == "gpu"]
         if not keys or run.started_at is None:
             return []
-        with self._transaction() as connection:
+        with self._reading() as connection:
             from_us = unix_us_of(run.started_at)
             return overlapping_runs(
                 connection, self._run_id, run.parent_id, keys, from_us, now.unix_us, self._begun_before
@@ -262,12 +262,14 @@ class RunWriter:
         Returns:
             the record as stored: of a run of several processes their sum, still running where another is.
         """
+        # Which was before now: the last readings and whatever holds up this commit come after it.
+        since_us = 0 if run.ended_at is None else max(0, now.unix_us - unix_us_of(run.ended_at))
         ended = {
             "of_run": self._run_id,
             "of_segment": self._segment,
-            "ended_boottime_us": now.boottime_us,
-            "ended_monotonic_us": now.monotonic_us,
-            "ended_unix_us": now.unix_us,
+            "ended_boottime_us": now.boottime_us - since_us,
+            "ended_monotonic_us": now.monotonic_us - since_us,
+            "ended_unix_us": now.unix_us - since_us,
             "status": run.status,
         }
         with self._transaction(is_durable=True) as connection:
@@ -362,6 +364,14 @@ class RunWriter:
             # One reference too many: the end of the interpreter clears the list above, and would close it then.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
 
+    def abandon(self) -> None:
+        """Let go of a connection whose descriptors are the program's by now: it must not be closed, ever."""
+        if self._connection is not None:
+            import ctypes
+
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))  # not at the interpreter's end either
+            self._connection = None
+
     @contextmanager
     def _transaction(self, *, is_durable: bool = False) -> Iterator[sa.Connection]:
         with store_errors(self._database.label):
@@ -382,6 +392,19 @@ class RunWriter:
             finally:
                 if waits:
                     driver_connection(connection).execute("PRAGMA synchronous=NORMAL")
+
+    @contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
+        """A transaction that only reads, and so waits for nobody."""
+        with store_errors(self._database.label):
+            if self._connection is None:
+                self._connection = self._database.engine.connect()
+            self._connection.info[BEGIN] = "BEGIN"
+            try:
+                with self._connection.begin():
+                    yield self._connection
+            finally:
+                del self._connection.info[BEGIN]
 
     def _checkpoint(self) -> None:
         if self._connection is not None:
