@@ -276,7 +276,7 @@ def test_a_program_without_a_file_descriptor_left_goes_on_and_its_run_is_kept_on
 
         from tracker.session import recorder
 
-        recorder.FIRST_PATIENCE_S = 0.5
+        recorder.NEXT_MOVE_S = 0.5
         with tracker.track("warm", db=place / "other.db"):  # what it imports, it has
             pass
         taken = exhausted() if when != "in the middle" else []
