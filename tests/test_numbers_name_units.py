@@ -30,7 +30,7 @@ PURE = {
     *("Contents.runs", "Contents.running", "Pruned.runs"),
     *("rank", "world_size", "launcher_pid", "ordinal", "attempt"),
     *("rule_of.code", "reason_of.code", "absence_of.code", "failed.code", "answered.code"),
-    *("pid", "pid_start", "pid_namespace", "architecture", "version", "chunk_format", "year"),
+    *("descriptor", "pid", "pid_start", "pid_namespace", "architecture", "version", "chunk_format", "year"),
     *("slots", "samples", "readings", "step", "tokens", "runs.limit", "runs.offset", "Tail.segment"),
     *("wraps", "resets", "implausible", "overlong", "frozen", "unanchored", "linear", "rejected", "conflicts"),
     *("pue", "coverage", "fraction", "duty", "loss"),

@@ -77,9 +77,9 @@ class OwnDescriptor:
     we must neither read nor close those.
     """
 
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.identity = identity_of(number)
+    def __init__(self, descriptor: int) -> None:
+        self.number = descriptor
+        self.identity = identity_of(descriptor)
 
     @property
     def is_ours(self) -> bool:

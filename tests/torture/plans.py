@@ -177,6 +177,8 @@ def drawn(seed: int, number: int, *, is_short: bool = False) -> Plan:
     steps = round(seconds / STEP_S)
     end_step = rng.randrange(steps // 3, steps)
     middles = rng.sample(OWN_MIDDLES, rng.choice((0, 1, 1, 2)))
+    if end == "sigterm_flag" and "pool" in middles:  # whose workers inherit the handler, and are ended by that signal
+        middles.remove("pool")
     if end in AT_START:  # the untracked one may have come to them by then
         middles = []
     place = rng.choice(PLACES) if rng.random() < 0.45 else ""

@@ -331,6 +331,7 @@ class Target:
             yield str(beside / name)
         if own is not None:
             yield str(own / name)
+            yield str(own / f"again-{name}")  # for a run that has to leave a file there
         try:
             if self._temporary is None or not self._temporary.is_dir():
                 self._temporary = Path(tempfile.mkdtemp(prefix="tracker-"))
