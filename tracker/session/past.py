@@ -63,10 +63,10 @@ def get(run_id: str, *, db: str | Path | None = None) -> Run:
     for reader in others:
         with contextlib.suppress(RunNotFoundError):
             parts.append(reader.get(run.id))
-    return max((*parts, run), key=_known_until)
+    return max((*parts, run), key=known_until)
 
 
-def _known_until(run: Run) -> datetime:
+def known_until(run: Run) -> datetime:
     """The end, or the last sign of life."""
     assert run.started_at is not None
     return run.ended_at or run.started_at + timedelta(seconds=run.duration_s)

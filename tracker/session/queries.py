@@ -10,7 +10,7 @@ from typing import Any, Final
 from tracker.comparison import Comparison, ZoneMean, dated_sources, stretch_of, zone_mean
 from tracker.errors import SettingError
 from tracker.records import Run, Runs, RunStatus, Total
-from tracker.session.past import get, readers
+from tracker.session.past import get, known_until, readers
 from tracker.store.filters import EVERY_RUN, NEWEST_FIRST, Order, RunFilter, When, page_of
 from tracker.store.reading import RunReader
 from tracker.store.totals import Group, Sums, checked_groupings, group_of
@@ -204,10 +204,10 @@ def _ids_in(files: Sequence[RunReader]) -> set[str]:
 
 
 def _besides(files: Sequence[RunReader], wanted: RunFilter) -> list[Run]:
-    """The runs in run files that fit, each once: where two files have a part of it, the longer one."""
+    """The runs in run files that fit, each once: where two files have a part of it, that which goes on longer."""
     by_id: dict[str, Run] = {}
     for reader in files:
         for run in reader.runs(wanted):
-            if run.id not in by_id or by_id[run.id].duration_s < run.duration_s:
+            if run.id not in by_id or known_until(by_id[run.id]) < known_until(run):
                 by_id[run.id] = run
     return list(by_id.values())
