@@ -17,9 +17,8 @@ from tracker.machine import boottime_us, this_segment
 from tracker.session import queries
 from tracker.session.folding import fold, fold_quietly, run_files
 from tracker.session.target import Target
-from tracker.store.filters import RunFilter
+from tracker.store.filters import EVERY_RUN, RunFilter
 from tracker.store.opening import open_for_writing
-from tracker.store.reading import EVERY_RUN
 
 GPU_W = 100
 
