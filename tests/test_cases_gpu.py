@@ -86,7 +86,7 @@ def test_a_board_without_any_meter_is_unknown_and_the_total_says_that_it_lacks_i
     (gpu,) = gpus_of(run)
     assert gpu.energy_j == pytest.approx(100 * run.duration_s, rel=0.03)
     (missing,) = [part for part in run.not_measured if part.kind == "gpu"]
-    assert missing.name == "NVIDIA GeForce 940MX" and missing.reason
+    assert missing.name == "GPU 0, NVIDIA GeForce 940MX" and missing.reason
     assert "940MX" in run.summary()
 
 

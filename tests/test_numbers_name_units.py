@@ -49,7 +49,7 @@ PURE = {
     ),  # positions, counts, a draw
     *("Point.done", "Progress.done", "Progress.total", "progress_of.total", "Iteration.total", "expect.total"),
     *("iterate.total", "total_steps", "is_one_of.processes", "energy_j_per_unit", "emissions_g_per_unit"),
-    *("application.port", "runs_page.offset", "runs_page.limit", "runs_page.count", "hot_of.segment"),
+    *("application.port", "runs_page.offset", "runs_page.limit", "runs_page.count", "hot_of.segment", "rows.segment"),
     "run_blocks.level",
     *("Expected.low", "Expected.mean", "Expected.high", "Overrun.used", "Overrun.limit"),  # of the figure that is named
     *("cost", "cost_modelled", "cost_per_unit"),  # its currency stands beside it

@@ -27,7 +27,7 @@ from tracker.intensity.providers import ownfile
 from tracker.machine import boottime_us
 from tracker.sensors import replay
 from tracker.sensors.replay import ReplaySensor
-from tracker.session.beside import run_folder
+from tracker.session.beside import own_folder, run_folder
 from tracker.session.election import Seat, private_folder
 from tracker.session.folding import run_files
 from tracker.session.provenance import MASK, masked_argv, masked_url
@@ -246,9 +246,11 @@ def test_in_a_run_file_s_place_a_planted_file_is_left_as_it_is_and_the_next_plac
     beside = Path(f"{db}.d")
     beside.mkdir()
     (beside / f"known.{host}.db").hardlink_to(victim)
-    state = measured / "XDG_STATE_HOME" / "tracker" / "runs"
+    state = own_folder(str(db))
+    assert state.is_relative_to(measured / "XDG_STATE_HOME")
     state.mkdir(parents=True)
-    (state / f"known.{host}.db").symlink_to(victim)
+    for name in ("known", "again-known"):
+        (state / f"{name}.{host}.db").symlink_to(victim)
     monkeypatch.setenv("TRACKER_RUN_ID", "known")
 
     with tracker.track("x", db=db) as live:

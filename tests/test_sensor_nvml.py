@@ -467,7 +467,7 @@ def test_a_gpu_without_any_meter_is_named_and_leaves_the_others_alone(standin_nv
 
     assert [device.key for device in inventory.devices] == ["GPU-1"]
     (missing,) = inventory.not_measured
-    assert (missing.kind, missing.name, missing.key) == ("gpu", "NVIDIA GeForce 940MX", "GPU-0")
+    assert (missing.kind, missing.name, missing.key) == ("gpu", "GPU 0, NVIDIA GeForce 940MX", "GPU-0")
     assert "neither power nor energy" in missing.reason
 
 

@@ -178,7 +178,7 @@ def test_only_a_seal_waits_for_the_disk(db):
 
     assert by_second[0] == "BEGIN IMMEDIATE" and by_second[-1] == "COMMIT"
     assert not any("synchronous" in statement for statement in by_second)
-    assert statements[:2] == ["PRAGMA synchronous=FULL", "BEGIN IMMEDIATE"]
+    assert statements[:2] == ["PRAGMA synchronous=EXTRA", "BEGIN IMMEDIATE"]
     assert statements[-2:] == ["COMMIT", "PRAGMA synchronous=NORMAL"]
     writer.close()
 

@@ -65,14 +65,14 @@ def cli() -> None:
     """Energy and emissions of GPU training runs.
 
     \b
-    tracker run -- python train.py              measure a command, unchanged
-    tracker run --replay example -- sleep 60    the same on eight recorded GPUs, to try it
-    tracker watch                               what goes on, live in the terminal
-    tracker serve --browser                     the same and past runs in a browser
-    tracker runs                                list past runs
-    tracker show last                           one run in full
-    tracker compare last 3f9c2a                 two runs side by side
-    tracker doctor                              what is measured here, and what not
+    tracker run -- python train.py            measure a command, unchanged
+    tracker run --replay example -- sleep 60  the same on recorded GPUs, to try it
+    tracker watch                             what goes on, live in the terminal
+    tracker serve --browser                   the same and past runs in a browser
+    tracker runs                              list past runs
+    tracker show last                         one run in full
+    tracker compare last 3f9c2a               two runs side by side
+    tracker doctor                            what is measured here, and what not
 
     Settings come from options, then TRACKER_* variables, then tracker.toml or [tool.tracker] in pyproject.toml.
     """

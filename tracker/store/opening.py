@@ -248,11 +248,11 @@ def checkpoint(database: Database, connection: sa.Connection) -> None:
         return
     raw = driver_connection(connection)
     (before_ms,) = raw.execute("PRAGMA busy_timeout").fetchone()
-    raw.execute(f"PRAGMA busy_timeout={min(before_ms, round(CHECKPOINT_TIMEOUT_S * 1000))}")
+    raw.execute(f"PRAGMA busy_timeout={min(before_ms, round(CHECKPOINT_TIMEOUT_S * 1000)):d}")
     try:
         raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     finally:
-        raw.execute(f"PRAGMA busy_timeout={before_ms}")
+        raw.execute(f"PRAGMA busy_timeout={before_ms:d}")
 
 
 def driver_connection(connection: sa.Connection) -> sqlite3.Connection:
@@ -426,7 +426,7 @@ def _bring_up(engine: sa.Engine, label: str, schema: Schema, journal: Journal) -
     with engine.connect() as connection:
         raw = driver_connection(connection)
         # Others that start now are at the same, which takes them a moment.
-        raw.execute(f"PRAGMA busy_timeout={round(BUSY_TIMEOUT_S * 1000)}")
+        raw.execute(f"PRAGMA busy_timeout={round(BUSY_TIMEOUT_S * 1000):d}")
         # Not faster by synchronous=OFF, though no data can be lost yet: a power cut within the making of a file would
         # leave a damaged one, which is refused for ever after (seen in test_power_loss).
         with connection.begin():
