@@ -7,6 +7,7 @@ PYTHONDONTWRITEBYTECODE every start compiles them anew). Eight GPUs are played b
 """
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -14,6 +15,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -150,7 +153,21 @@ def hardware(folder: Path) -> dict[str, str]:
     for socket in range(2):
         tree.add(f"intel-rapl:{socket}", f"package-{socket}", 5_000_000)
         tree.add(f"intel-rapl:{socket}:0", "dram", 1_000_000)
+    threading.Thread(target=turn, args=(tree,), daemon=True).start()
     return {**standin.env, "TRACKER_SYSFS": str(tree.sysfs), "PYTHONPATH": ""}
+
+
+def turn(tree: PowercapTree) -> None:
+    """Move the CPU's meters as a CPU does: one that stands still is no meter, and costs more than one that is."""
+    zones = [f"intel-rapl:{socket}{part}" for socket in range(2) for part in ("", ":0")]
+    begun_s, at_first_uj = time.monotonic(), 5_000_000
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context((tree.folder(zone) / "energy_uj").open("r+b", buffering=0)) for zone in zones]
+        while True:
+            energy_uj = at_first_uj + int(50e6 * (time.monotonic() - begun_s))
+            for file in files:  # in one write, so that whoever reads meanwhile reads all of a number
+                os.pwrite(file.fileno(), b"%d\n" % energy_uj, 0)
+            time.sleep(0.02)
 
 
 def installed() -> tuple[int, float]:
