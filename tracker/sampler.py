@@ -24,6 +24,9 @@ from tracker.units import MICROSECONDS_PER_S
 logger = logging.getLogger(__name__)
 
 MIN_SPACING_US: Final = 50_000
+BEAT_US: Final = 900_000  # so that a kill loses a second at most, the time of the commit included
+FREQUENT_US: Final = 1_000_000  # who wants fewer readings than one a second has fewer, and loses more
+NEVER_US: Final = 2**62
 SLOW_US: Final = MICROSECONDS_PER_S // 2  # one call of a sensor for longer: nobody waits for it
 _PATIENCE_S: Final = 0.25
 STUCK_US: Final = 10 * MICROSECONDS_PER_S  # drivers that are not kept loaded take 1 to 3 s a GPU
@@ -122,7 +125,8 @@ class _Source:
     listeners: list[Listener] = field(default_factory=list)
     inventory: Inventory | None = None
     found: Inventory | None = None  # what open has given, if it was so late that another thread must take it on
-    last_us: int | None = None
+    last_us: int | None = None  # the last one in its turn
+    read_us: int = 0  # the last one
     has_failed: bool = False
     watcher: SeesProcesses | None = None  # the sensor, where it can tell who uses its devices
     opened_us: int = 0
@@ -166,6 +170,8 @@ class Sampler:
     Args:
         clock_us: the sample clock.
         uniform: draws from [0, 1); a generator of our own, so that the program's random state stays as it is.
+        on_beat: called in the thread each BEAT_US, right after a reading of what is read each second or more often.
+            Who keeps readings then has one that is new: by the random instants alone it could be two seconds old.
 
     Attributes:
         gate: the thread holds it while it is in a call into a sensor.
@@ -176,6 +182,7 @@ class Sampler:
         *,
         clock_us: Callable[[], int] = boottime_us,
         uniform: Callable[[], float] | None = None,
+        on_beat: Callable[[], None] | None = None,
     ) -> None:
         self._clock_us = clock_us
         self._uniform = uniform or random.Random().random  # noqa: S311 (no secret: it spreads instants)
@@ -191,6 +198,8 @@ class Sampler:
         self._is_stopping = False
         self._grid: Grid | None = None
         self._due_us = 0
+        self._on_beat = on_beat
+        self._beat_due_us = NEVER_US
         self._look_due_us = 0
         self._last_us = -MIN_SPACING_US  # of the last reading of all sensors
         self._cpu_s = 0.0
@@ -320,6 +329,7 @@ class Sampler:
 
     def _start_thread(self) -> None:
         self.gate = threading.Lock()  # a thread that has been given up may hold the one before
+        self._beat_due_us = NEVER_US if self._on_beat is None else self._clock_us() + BEAT_US
         thread = threading.Thread(target=self._run, name="tracker-sampler", daemon=True)
         start_without_signals(thread)
         self._thread = thread
@@ -346,7 +356,7 @@ class Sampler:
                 if self._is_stopping:
                     self._thread = None
                     return False
-                left_us = self._due_us - self._clock_us()
+                left_us = min(self._due_us, self._beat_due_us) - self._clock_us()
             else:
                 left_us = 0
             if left_us <= 0:
@@ -355,7 +365,11 @@ class Sampler:
             self._bell.wait(left_us / MICROSECONDS_PER_S)
             return True
         edges = {request.edge for request in requests}
-        self._tick(read_all=bool(requests), quickest_first="end" in edges)
+        is_beat = self._clock_us() >= self._beat_due_us
+        self._tick(read_all=bool(requests), quickest_first="end" in edges, is_beat=is_beat)
+        if is_beat and self._on_beat is not None:
+            self._beat_due_us = self._clock_us() + BEAT_US
+            self._on_beat()
         if requests:
             for request in requests:
                 if request.edge != "end":
@@ -462,7 +476,7 @@ class Sampler:
         else:
             self._sources.remove(source)
 
-    def _tick(self, *, read_all: bool, quickest_first: bool = False) -> None:
+    def _tick(self, *, read_all: bool, quickest_first: bool = False, is_beat: bool = False) -> None:
         """Read what is due.
 
         A run starts after the last of its first readings and ends before the first of its last ones: what reads
@@ -485,9 +499,13 @@ class Sampler:
             )
             if read_all or is_due:
                 self._read(source, now_us)
+            elif is_beat and period_us <= FREQUENT_US and now_us - source.read_us >= MIN_SPACING_US:
+                in_turn_us = source.last_us
+                self._read(source, now_us)
+                source.last_us = in_turn_us  # the one at a random instant is still to come, or has been
         if read_all:
             self._last_us = now_us
-        if not read_all or now_us >= self._due_us:
+        if now_us >= self._due_us or not (read_all or is_beat):
             self._due_us = grid.after(now_us)
         else:
             self._due_us = max(self._due_us, now_us + MIN_SPACING_US)
@@ -538,7 +556,7 @@ class Sampler:
             readings = [Reading(now_us) for _ in devices]
         took_s = source.took_s = time.perf_counter() - started_s
         if some is None:
-            source.last_us = now_us
+            source.last_us = source.read_us = now_us
         if source.slow:
             pairs = zip(devices, readings, strict=True)
             source.shown_uj |= {device.key: r.counter_uj for device, r in pairs if r.counter_uj is not None}

@@ -42,8 +42,8 @@ class ProcessState:
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.lock = threading.RLock()  # reentrant: a signal handler of the program's may start and stop runs
-        self.sampler = Sampler()
         self.writer = Writer()
+        self.sampler = Sampler(on_beat=self.writer.beat)
         self.fetcher = Fetcher(self.writer)
         self.sensors: dict[tuple[str, ...], Sensor] = {}
         self.live: list[Finishing] = []

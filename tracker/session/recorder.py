@@ -61,8 +61,6 @@ SEAL_PERIOD_US: Final = 60 * MICROSECONDS_PER_S
 FIRST_READINGS_S: Final = 0.8  # a driver that is slower joins later: it must not keep the training
 READY_READINGS_S: Final = 0.2  # of that, kept for the sensors that are ready
 LAST_READING_TIMEOUT_S: Final = 0.8
-NEWEST_TIMEOUT_S: Final = 0.2
-FREQUENT_S: Final = 1.0  # who wants fewer readings than one a second has fewer, and loses more
 LAST_COMMIT_TIMEOUT_S: Final = 10.0
 SNAPSHOT_TIMEOUT_S: Final = 5.0
 MOST_PATIENCE_S: Final = 3600.0  # where no place takes anything
@@ -140,7 +138,7 @@ class Recorder:
         # Reentrant: a signal handler of the program's may stop the run that its main thread is just stopping.
         self._ending = threading.RLock()
         self._has_ended = False
-        self._next_move_s = -math.inf
+        self._next_move_s = math.inf  # until it has begun
         self._move_period_s = NEXT_MOVE_S
         # The writer's: what has come in, and what of it the database has not taken yet.
         self._not_measured: list[NotMeasured] = []
@@ -352,10 +350,9 @@ class Recorder:
 
     def commit(self) -> None:
         """Commit what has come in; each minute seal it."""
+        if self._has_ended:
+            return
         self._state.sampler.rescue()
-        if self._is_leading and (self._settings.interval_s or FREQUENT_S) <= FREQUENT_S:
-            # Else the newest reading of a killed run would be up to two seconds old.
-            self._state.sampler.read_now(NEWEST_TIMEOUT_S, unless_within_us=MIN_SPACING_US)
         now = clock_pair()
         self._absorb(self._inbox.empty())
         if not self._is_leading:
@@ -440,6 +437,11 @@ class Recorder:
         # On record from the first moment, so that a run killed at once can still be priced.
         use = IntensityUse(self._choice.value, origin, 0.0, 0.0, 0)
         self._target.begin(replace(run, intensity=(use,)), self._segment, self._argv())
+        if self._target.db is not None:
+            self._next_move_s, self._move_period_s = -math.inf, NEXT_MOVE_S
+        else:
+            self._next_move_s = time.monotonic() + self._move_period_s
+            self._move_period_s *= 2
 
     def _finish(self, stop_us: int, status: RunStatus) -> None:
         if self._has_ended:
@@ -545,15 +547,11 @@ class Recorder:
 
     def _begin_late(self, *, is_last: bool) -> None:
         """Look again where no place took the run: a disk may have room by now, a program file descriptors left."""
-        now_s = time.monotonic()
         if self._move_period_s > MOST_PATIENCE_S:
             self._chunks, self._slots, self._spans, self._marks = [], [], [], []  # memory is not for ever
-        elif is_last or now_s >= self._next_move_s:
-            self._next_move_s = now_s + self._move_period_s
-            self._move_period_s *= 2
+        elif is_last or time.monotonic() >= self._next_move_s:
             self._begin()
             if self._target.db is not None:
-                self._next_move_s, self._move_period_s = -math.inf, NEXT_MOVE_S
                 self._warn("begun late", f"the run is kept in {self._target.db} after all")
         if is_last and self._target.db is None:
             self._warn("nowhere", f"nothing of run {self._facts.id} is kept after it")
