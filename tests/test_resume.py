@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+import uuid
 
 import pytest
 from standin.nvml import Const, Gpu
@@ -29,10 +30,10 @@ print(run.status, run.energy_j, run.duration_s, live.snapshot().id)
 
 @pytest.fixture
 def attempt(standin_nvml, tmp_path, monkeypatch):
-    """Runs one process of the run "job-1"."""
+    """Runs one process of a run, whose id no other test that runs beside this one has on this machine."""
     standin_nvml.plug(Gpu(power=(Const(GPU_W * 1000),)), epoch_us=boottime_us())
     (tmp_path / "sys").mkdir()
-    environ = {**standin_nvml.env, "TRACKER_RUN_ID": "job-1", "TRACKER_SYSFS": str(tmp_path / "sys")}
+    environ = {**standin_nvml.env, "TRACKER_RUN_ID": f"job-{uuid.uuid4().hex}", "TRACKER_SYSFS": str(tmp_path / "sys")}
 
     def attempt(*how):
         command = [sys.executable, "-c", WORK, str(tmp_path / "runs.db"), *how]

@@ -98,10 +98,10 @@ def test_a_driver_that_never_answers_holds_nobody_up_and_is_named(machine, caplo
 
 
 def test_a_reading_that_never_returns_costs_its_own_gpu_alone(machine, caplog):
-    hung = Delay(FIELD_CALL, from_us=2 * S)
+    hung = Delay(FIELD_CALL, from_us=4 * S)
     machine(Gpu((Const(100_000),)), Gpu((Const(200_000),), delays=(hung,)), Gpu((Const(300_000),)))
     live = tracker.track("hung", interval_s=0.1).start()
-    time.sleep(3.5)
+    time.sleep(5.5)
     run, stop_s = timed(live.stop)
 
     first, second, third = gpus_of(run)

@@ -32,6 +32,8 @@ PROGRAM = Path(__file__).with_name("program.py")
 POLL_S = 0.02
 PATIENCE_S = 60.0  # with a child, before it counts as hanging
 LATEST_S = 1.0
+LEFT_S = 5.0  # multiprocessing's own helper ends a moment after those it helps
+WAITED_FOR_DRIVER_S = 2.0  # at the start at most, for first readings
 LOST_AT_MOST_S = 1.0
 MOST_LINES = 10
 TAKEN_AWAY_S = 2.0  # from then until a commit notices it and has moved the run
@@ -57,7 +59,8 @@ class Verdict:
 
     @property
     def is_late(self) -> bool:
-        return self.late_s > LATEST_S
+        is_waited_for = self.plan.sensor in ("NVML hangs at start", "NVML slow at start")
+        return self.late_s > LATEST_S + (WAITED_FOR_DRIVER_S if is_waited_for else 0.0)
 
     def troubles(self, *, has_times: bool = True) -> list[str]:
         """All that is wrong, in words; without what a busy machine makes of times, if so wished."""
@@ -566,13 +569,14 @@ class Bout:
         lines = [line for line in stderr.splitlines() if not line.startswith(("tracker: ", " ", "Traceback"))]
         return [line for line in lines if line and "multi-threaded, use of fork" not in line]
 
-    def _await_orphan(self, tracked: Child) -> None:
-        until_s = time.monotonic() + PATIENCE_S
+    def _await_orphan(self, tracked: Child, at_most_s: float = PATIENCE_S) -> None:
+        until_s = time.monotonic() + at_most_s
         while members(tracked.process.pid) and time.monotonic() < until_s:
             time.sleep(POLL_S)
 
     def _look_for_leftovers(self, tracked: Child) -> None:
         if "fork_lives_on" not in self._plan.middles:
+            self._await_orphan(tracked, LEFT_S)
             left = members(tracked.process.pid)
             if left:
                 self._verdict.faults.append(f"{len(left)} processes are left")

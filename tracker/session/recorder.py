@@ -58,8 +58,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SEAL_PERIOD_US: Final = 60 * MICROSECONDS_PER_S
-FIRST_READINGS_S: Final = 0.8  # a driver that is slower joins later: it must not keep the training
-READY_READINGS_S: Final = 0.2  # of that, kept for the sensors that are ready
+READY_READINGS_S: Final = 0.2  # of the time to start, kept for the sensors that are ready
 LAST_READING_TIMEOUT_S: Final = 0.8
 LAST_COMMIT_TIMEOUT_S: Final = 10.0
 SNAPSHOT_TIMEOUT_S: Final = 5.0
@@ -174,12 +173,11 @@ class Recorder:
         else:
             self._sensors_of(self._views)  # imports what taking over needs, in this thread
             self._inbox.expect(())
-        first_s = time.monotonic() + FIRST_READINGS_S
         self._state.writer.add(self)
         # A run that is killed at once is on record.
         self._state.writer.call(self._begin, _left_s(deadline_s))
-        self._inbox.all_opened.wait(_left_s(first_s - READY_READINGS_S))
-        self._state.sampler.read_now(max(READY_READINGS_S, _left_s(first_s)), edge="start")
+        self._inbox.all_opened.wait(_left_s(deadline_s - READY_READINGS_S))
+        self._state.sampler.read_now(max(READY_READINGS_S, _left_s(deadline_s)), edge="start")
         start_us = boottime_us()
         self._inbox.start_us = start_us
         self._ledger.begin(start_us)
