@@ -42,6 +42,8 @@ def machine(standin_nvml, powercap_tree, tmp_path, monkeypatch):
 
     yield plug
     standin_nvml.let_go()
+    # A call that returns only now would hand this driver's GPUs to the next test.
+    wait_for(lambda: not any(thread.name == "tracker-sampler" for thread in threading.enumerate()))
     is_over.set()
     thread.join()
 
