@@ -569,7 +569,8 @@ def test_a_block_left_in_another_context_than_entered_still_ends_its_run(quiet):
 
 
 def test_a_decorated_function_of_a_notebook_goes_through_cloudpickle(quiet):
-    cloudpickle = pytest.importorskip("cloudpickle")
+    import cloudpickle
+
     code = f"import pickle, sys; print(pickle.loads({cloudpickle.dumps(without_brackets)!r})(4))"
     path = f"{stored_runs.ROOT}:{stored_runs.ROOT / 'tests'}"
     done = subprocess.run(

@@ -119,12 +119,12 @@ def test_a_reading_that_never_returns_costs_its_own_gpu_alone(machine, caplog):
 
 def test_whatever_fails_the_training_s_output_has_a_few_lines(machine, powercap_tree, caplog):
     codes = (2, 4, 8, 10, 14, GPU_IS_LOST, 16, 17, UNKNOWN)
-    gpus = [Gpu(faults=(Fault("*", code, from_us=S),), name=f"GPU type {code}") for code in codes]
+    gpus = [Gpu(faults=(Fault("*", code, from_us=3 * S),), name=f"GPU type {code}") for code in codes]
     gpus.append(Gpu(lies=(Lie("power", "reads", 0),), faults=NO_COUNTER))
-    gpus.append(Gpu(faults=(Fault("field:83", UNKNOWN, from_us=S),)))
+    gpus.append(Gpu(faults=(Fault("field:83", UNKNOWN, from_us=3 * S),)))
     machine(*gpus)
     with tracker.track("worst", interval_s=0.1):
-        time.sleep(2)
+        time.sleep(4)
         powercap_tree.remove("intel-rapl:0")
         time.sleep(1)
 
