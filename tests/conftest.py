@@ -26,9 +26,10 @@ __all__ = [
 
 @pytest.fixture(autouse=True)
 def nothing_was_said_before() -> None:
-    """Each test meets a process that has not warned of anything yet, whichever tests ran in it before."""
+    """Each test meets a process that has warned of nothing and taken no run's id, whichever tests ran in it before."""
     from tracker.session import process
 
     if process._state is not None:
         process._state._said.clear()
         process._state._lines = 0
+        process._state.is_run_id_taken = False
