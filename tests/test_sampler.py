@@ -434,6 +434,57 @@ def test_what_reads_quickly_comes_next_to_a_runs_start_and_end():
     assert [name for name, _ in ear.heard] == ["slow", "quick", "quick", "slow"]
 
 
+class TurningBell(Bell):
+    """Lets the clock pass at once by what is waited for, up to an hour that the test sets."""
+
+    def __init__(self, clock: FakeClock, until_us: int) -> None:
+        super().__init__()
+        self.clock, self.until_us = clock, until_us
+        self.is_over = threading.Event()
+
+    def wait(self, timeout_s: float) -> None:
+        if self.clock.now_us < self.until_us:
+            self.clock.now_us += max(1, round(timeout_s * S))
+        else:
+            self.is_over.set()
+            super().wait(timeout_s)
+
+
+class TimedSensor(FakeSensor):
+    def __init__(self, name: str, clock: FakeClock) -> None:
+        super().__init__(name)
+        self.clock, self.instants_us = clock, []
+
+    def read(self, devices: Sequence[Device]) -> list[Reading]:
+        self.instants_us.append(self.clock.now_us)
+        return super().read(devices)
+
+
+def a_stretch(seconds: int, *, with_beats: bool) -> tuple[list[int], list[int], list[int]]:
+    """Instants at which a sensor of 1 s and one of 7 s are read, and those of the beats, from the first reading on."""
+    clock, ear, beats = FakeClock(), Ear(), []
+    bell = TurningBell(clock, clock.now_us + seconds * S)
+    on_beat = (lambda: beats.append(clock.now_us)) if with_beats else None
+    sampler = Sampler(clock_us=clock, uniform=random.Random(7).random, bell=bell, on_beat=on_beat)
+    often, seldom = TimedSensor("often", clock), TimedSensor("seldom", clock)
+    sampler.attach(ear, [(often, S), (seldom, 7 * S)])
+    assert bell.is_over.wait(30)
+    sampler.detach(ear)
+    return often.instants_us, seldom.instants_us, beats
+
+
+def test_a_beat_comes_right_after_a_reading_and_takes_none_of_those_at_random_instants_away():
+    drawn_us, seldom_alone_us, _ = a_stretch(200, with_beats=False)
+    read_us, seldom_us, beats_us = a_stretch(200, with_beats=True)
+
+    assert len(beats_us) > 200 and max(b - a for a, b in pairwise(beats_us)) <= S
+    assert all(beat - max(t for t in read_us if t <= beat) < MIN_SPACING_US for beat in beats_us)
+    assert min(b - a for a, b in pairwise(read_us[1:])) >= MIN_SPACING_US
+    # One at random in each second stays, put off by as much as keeps it apart from a beat's.
+    assert all(any(0 <= t - drawn <= MIN_SPACING_US for t in read_us) for drawn in drawn_us[:-2])
+    assert len(seldom_us) <= len(seldom_alone_us) + 1
+
+
 def test_a_bell_rung_before_it_is_waited_for_ends_one_wait():
     bell = Bell()
     bell.ring()

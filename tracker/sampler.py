@@ -170,6 +170,7 @@ class Sampler:
     Args:
         clock_us: the sample clock.
         uniform: draws from [0, 1); a generator of our own, so that the program's random state stays as it is.
+        bell: for the thread, which waits by it.
         on_beat: called in the thread each BEAT_US, right after a reading of what is read each second or more often.
             Who keeps readings then has one that is new: by the random instants alone it could be two seconds old.
 
@@ -182,13 +183,14 @@ class Sampler:
         *,
         clock_us: Callable[[], int] = boottime_us,
         uniform: Callable[[], float] | None = None,
+        bell: Bell | None = None,
         on_beat: Callable[[], None] | None = None,
     ) -> None:
         self._clock_us = clock_us
         self._uniform = uniform or random.Random().random  # noqa: S311 (no secret: it spreads instants)
         self.gate = threading.Lock()
         self._lock = threading.RLock()
-        self._bell = Bell()  # for the thread, which waits
+        self._bell = bell or Bell()
         self._sources: list[_Source] = []
         self._requests: list[_Request] = []
         self._serving: list[_Request] = []  # those that the thread is at
@@ -486,6 +488,7 @@ class Sampler:
         grid = self._grid
         if grid is None:
             return
+        is_turn = now_us >= self._due_us
         sources = list(self._sources)
         if read_all:
             sources.sort(key=lambda source: source.took_s, reverse=not quickest_first)
@@ -493,9 +496,8 @@ class Sampler:
             if source.inventory is None or not source.inventory.devices or source.stuck_in or not source.listeners:
                 continue
             period_us = source.period_us
-            is_due = (
-                source.last_us is None
-                or (now_us - grid.origin_us) // period_us != (source.last_us - grid.origin_us) // period_us
+            is_due = source.last_us is None or (
+                is_turn and (now_us - grid.origin_us) // period_us != (source.last_us - grid.origin_us) // period_us
             )
             if read_all or is_due:
                 self._read(source, now_us)
@@ -505,7 +507,7 @@ class Sampler:
                 source.last_us = in_turn_us  # the one at a random instant is still to come, or has been
         if read_all:
             self._last_us = now_us
-        if now_us >= self._due_us or not (read_all or is_beat):
+        if is_turn or not (read_all or is_beat):
             self._due_us = grid.after(now_us)
         else:
             self._due_us = max(self._due_us, now_us + MIN_SPACING_US)
